@@ -1,0 +1,99 @@
+# Every chore is one target; each sets up what it needs and is quick the second time.
+#
+#   VENV=DIR         where the virtual environment lives (default .venv)
+#   PYTHON=PROGRAM   the Python it is made with, 3.11 or later (default python3)
+#   GEVPY_BUILD=MODE auto (default), required or pure: see setup.py
+#   PYTEST_ARGS=...  for "make test" to pass on
+#   BENCH_ARGS=...   for "make bench" to pass on
+
+VENV ?= .venv
+PYTHON ?= python3
+GEVPY_BUILD ?= auto
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+
+export GEVPY_BUILD
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install -qq
+PXD := $(shell find gevpy -name '*.pxd')
+HOT := $(PXD) $(PXD:.pxd=.py)
+BUILT := $(VENV)/.built-$(GEVPY_BUILD)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## Say what there is to make
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+
+.PHONY: run
+run: $(BUILT) ## Serve the echo example on port 1833
+	@exec $(BIN)/python examples/echo.py
+
+.PHONY: test
+test: $(BUILT) $(VENV)/.extra-test ## Run the whole suite twice: compiled, then the pure sources
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	GEVPY_PURE_PYTHON=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+.PHONY: coverage
+coverage: $(BUILT) $(VENV)/.extra-test ## Measure what the suite covers of the pure sources
+	GEVPY_PURE_PYTHON=1 $(BIN)/python -m coverage run -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m coverage report
+
+.PHONY: lint
+lint: $(BUILT) $(VENV)/.extra-test $(VENV)/.extra-lint ## Check style, types, layers, docstrings and spelling
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/interrogate gevpy
+	$(BIN)/codespell
+
+.PHONY: format
+format: $(VENV)/.extra-lint ## Format the sources and mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: docs
+docs: $(BUILT) $(VENV)/.extra-docs ## Build the documentation into site/
+	$(BIN)/mkdocs build --strict --quiet
+
+.PHONY: wheel
+wheel: $(BUILT) $(VENV)/.extra-test ## Build the sdist, and from it the wheel, into dist/
+	$(BIN)/python -m build --outdir dist .
+
+.PHONY: bench
+bench: $(BUILT) $(VENV)/.extra-bench ## Measure gevpy against others, on this machine
+	$(BIN)/python -m bench $(BENCH_ARGS)
+
+.PHONY: clean
+clean: ## Remove everything that was made, the virtual environment included
+	rm -rf $(VENV) build dist site gevpy.egg-info
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
+	find gevpy -name '*.so' -delete
+	find gevpy tests examples bench tools -name __pycache__ -prune -exec rm -rf {} +
+
+# ---------------------------------------------------------------- stamps
+
+$(VENV)/.venv: | tools/make_venv
+	@PYTHON="$(PYTHON)" tools/make_venv "$(VENV)"
+	@touch $@
+
+# gevpy itself, editable; "pure" because pip would hide the compiler's output, and the next stamp compiles.
+# What the build needs is named in pyproject.toml, and only there.
+$(VENV)/.installed: pyproject.toml $(VENV)/.venv
+	@$(PIP) --upgrade pip $$($(BIN)/python tools/build_requires.py)
+	GEVPY_BUILD=pure $(PIP) --no-build-isolation --editable .
+	@touch $@
+
+# Without a stamp after a fall-back: the next "make" tries again, and says so again.
+$(BUILT): $(HOT) setup.py $(VENV)/.installed
+	@rm -f $(VENV)/.built-*
+	$(BIN)/python setup.py --quiet build_ext --inplace $(if $(filter setup.py,$?),--force)
+	@if [ -n "$$(find gevpy -name '*.so')" ]; then touch $@; fi
+
+$(VENV)/.extra-%: $(VENV)/.installed
+	GEVPY_BUILD=pure $(PIP) --no-build-isolation --editable '.[$*]'
+	@touch $@

@@ -1,0 +1,114 @@
+"""gevpy: a fast, non-blocking TCP and WebSocket server framework for asyncio.
+
+    import gevpy
+
+    class Echo(gevpy.Handler):
+        def on_message(self, conn, ctx, data):
+            return data
+
+    async def main():
+        await gevpy.serve(Echo(), port=1833)
+
+    if __name__ == "__main__":
+        gevpy.run(main())
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+if os.environ.get("GEVPY_PURE_PYTHON") == "1":
+    from gevpy import _pure
+
+    _pure.install()
+
+from gevpy.build import BuildInfo, build_info
+from gevpy.closing import CloseKind, CloseReason
+from gevpy.connection import Connection
+from gevpy.errors import (
+    BindError,
+    BufferOverflow,
+    BufferUnderflow,
+    ConfigError,
+    ConnectionClosed,
+    FrameTimeout,
+    FrameTooLarge,
+    GevError,
+    HandshakeError,
+    ProtocolError,
+    TruncatedFrame,
+    WorkerError,
+    WriteBufferFull,
+)
+from gevpy.event_loop import new_event_loop, run
+from gevpy.handler import Handler
+from gevpy.options import Limits, ServeOptions, Timeouts, Watermarks
+from gevpy.protocol import (
+    DelimiterProtocol,
+    FixedLengthProtocol,
+    LengthPrefixedProtocol,
+    LineProtocol,
+    Protocol,
+    RawProtocol,
+)
+from gevpy.ring_buffer import RingBuffer
+from gevpy.server import Server, serve
+from gevpy.timers import Timer
+from gevpy.timing_wheel import TimingWheel
+from gevpy.worker import Worker
+
+if TYPE_CHECKING:
+    from gevpy.event_loop import EventLoopPolicy, install
+
+__all__ = [
+    "BindError",
+    "BufferOverflow",
+    "BufferUnderflow",
+    "BuildInfo",
+    "CloseKind",
+    "CloseReason",
+    "ConfigError",
+    "Connection",
+    "ConnectionClosed",
+    "DelimiterProtocol",
+    "EventLoopPolicy",
+    "FixedLengthProtocol",
+    "FrameTimeout",
+    "FrameTooLarge",
+    "GevError",
+    "Handler",
+    "HandshakeError",
+    "LengthPrefixedProtocol",
+    "Limits",
+    "LineProtocol",
+    "Protocol",
+    "ProtocolError",
+    "RawProtocol",
+    "RingBuffer",
+    "ServeOptions",
+    "Server",
+    "Timeouts",
+    "Timer",
+    "TimingWheel",
+    "TruncatedFrame",
+    "Watermarks",
+    "Worker",
+    "WorkerError",
+    "WriteBufferFull",
+    "build_info",
+    "install",
+    "new_event_loop",
+    "run",
+    "serve",
+]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
+    """Build what touches asyncio's deprecated policies only when it is asked for."""
+    if name in ("EventLoopPolicy", "install"):
+        from gevpy import event_loop  # noqa: PLC0415 - on first access, by design
+
+        return getattr(event_loop, name)
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)

@@ -1,0 +1,467 @@
+"""One connection: its life from the transport's ``connection_made`` to the handler's ``on_close``.
+
+    opening ──▶ open ──close(), idle, error, EOF, drain──▶ closing ──all output left, or close_s passed──▶ closed
+                  └────────────abort(), slow consumer, stall, reset────────────────────────────────────────┘
+
+``connected`` is True in the second state only. The first cause to end a connection is its `CloseReason`. There is one class for
+every protocol; what differs between protocols is in the protocol.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from threading import get_ident
+from typing import TYPE_CHECKING, Any
+
+from gevpy.closing import CloseKind, CloseReason
+from gevpy.errors import (
+    ConfigError,
+    ConnectionClosed,
+    FrameTimeout,
+    FrameTooLarge,
+    ProtocolError,
+    TruncatedFrame,
+    WriteBufferFull,
+)
+from gevpy.protocol.base import Protocol
+from gevpy.read_side import ReadSide
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from gevpy.reactor import Reactor
+    from gevpy.worker import Worker
+
+__all__ = ["Connection"]
+
+DISCARD_READS = 16
+DISCARD_BYTES = 65536
+
+
+class Connection(ReadSide, asyncio.BufferedProtocol):
+    """One peer, as a handler sees it.
+
+    Only `send`, `close`, `abort`, `connected` and `id` are safe from other threads; all else is for the loop's own.
+
+    Attributes:
+        id: a number that no other connection of this worker has had.
+        context: yours: any object, None at first.
+        protocol_state: the protocol's own memory of this connection, None at first and whenever `protocol` is assigned.
+        peer_addr: ``"ip:port"``, ``"[::1]:80"``, or ``""`` where it isn't known (Unix sockets, a peer gone at once).
+
+    Example:
+        >>> import gevpy
+        >>> class Counter(gevpy.Handler):
+        ...     def on_connect(self, conn):
+        ...         conn.context = 0
+        ...     def on_message(self, conn, ctx, data):
+        ...         conn.context += 1
+        ...         return b"%d\\n" % conn.context
+    """
+
+    __slots__ = (
+        "_close_tick",
+        "_draining",
+        "_gone",
+        "_hook_tasks",
+        "_local_addr",
+        "_reactor",
+        "_values",
+        "_wait_for_handler",
+        "context",
+        "id",
+        "network",
+        "peer_addr",
+    )
+
+    def __init__(self, reactor: Reactor, peer_addr: str, network: str) -> None:
+        """Begin before the transport is there; called by the listener."""
+        super().__init__(reactor)
+        self._reactor = reactor
+        self.id = reactor.next_id()
+        self.peer_addr = peer_addr
+        self.network = network  # what the per-IP limit counts it by
+        self.context: Any = None
+        self._local_addr: str | None = None
+        self._values: dict[str, Any] | None = None
+        self._close_tick = -1
+        self._hook_tasks: set[asyncio.Task[None]] | None = None  # asynchronous hooks that run
+        self._wait_for_handler = False  # close() was called by our own handler, whose reply still leaves
+        self._draining = False  # the server goes away: close when handlers and hooks have ended
+        self._gone = False  # connection_lost has come
+
+    def __repr__(self) -> str:
+        """Show who it is and how it is."""
+        state = "connected" if self._connected else str(self._reason or "not connected")
+        return f"<Connection {self.id} from {self.peer_addr or 'unknown'}: {state}>"
+
+    # -- state ---------------------------------------------------------------------------------------------------
+
+    @property
+    def connected(self) -> bool:
+        """Whether messages can be sent. False from the moment the connection is known to be ending."""
+        return self._connected
+
+    @property
+    def close_reason(self) -> CloseReason | None:
+        """Why it ends or ended; None as long as it is connected."""
+        return self._reason
+
+    @property
+    def worker(self) -> Worker:
+        """The worker whose loop this connection lives on."""
+        return self._reactor.worker
+
+    @property
+    def local_addr(self) -> str:
+        """Our own address, written like `peer_addr`; ``""`` where it isn't known."""
+        if self._local_addr is None:
+            self._local_addr = self._reactor.local_address_of(self._transport)
+        return self._local_addr
+
+    @property
+    def protocol(self) -> Protocol:
+        """The protocol in use. Assign another to swap the codec mid-stream.
+
+        The new one is used from the next ``unpacket`` on, beginning with what is still buffered, and from the next
+        ``packet`` on; `protocol_state` is None again. Inside ``on_message`` the reply of that call is packed by the new one.
+        """
+        return self._protocol
+
+    @protocol.setter
+    def protocol(self, protocol: Protocol) -> None:
+        if not isinstance(protocol, Protocol):
+            msg = f"protocol must be a gevpy.Protocol, not {type(protocol).__name__}"
+            raise ConfigError(msg)
+        self._protocol = protocol
+        self.protocol_state = None
+
+    @property
+    def was_made(self) -> bool:
+        """Whether the transport has ever been there."""
+        return self._transport is not None
+
+    # -- values --------------------------------------------------------------------------------------------------
+
+    def set(self, key: str, value: Any) -> None:  # noqa: ANN401 - the application's
+        """Keep a value under ``key`` for as long as the connection lives. Source: gev's ``KeyValueContext``."""
+        if self._values is None:
+            self._values = {}
+        self._values[key] = value
+
+    def get(self, key: str, default: Any = None) -> Any:  # noqa: ANN401 - the application's
+        """Give the value kept under ``key``, or ``default``."""
+        return default if self._values is None else self._values.get(key, default)
+
+    def delete(self, key: str) -> None:
+        """Forget the value kept under ``key``, if there is one."""
+        if self._values is not None:
+            self._values.pop(key, None)
+
+    # -- topics --------------------------------------------------------------------------------------------------
+
+    def subscribe(self, topic: str) -> None:
+        """Have every ``publish`` to ``topic`` sent to this connection, until it unsubscribes or closes.
+
+        Raises:
+            ConfigError: ``topic`` is empty, too long, or has control characters.
+            ConnectionClosed: the connection is closed or closing.
+        """
+        if not self._connected:
+            raise self._closed_error()
+        self._reactor.topics.subscribe(topic, self)
+
+    def unsubscribe(self, topic: str) -> None:
+        """End a subscription, if there is one."""
+        self._reactor.topics.unsubscribe(topic, self)
+
+    # -- ending --------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """End the connection: read no more, send what waits (for at most ``timeouts.close_s``), then close.
+
+        The peer sees all that was sent and then the end of the stream (a FIN, never a reset); its own FIN is not waited for.
+        Called inside ``on_message``, the replies of this read, the one being made included, still leave. Idempotent, and safe
+        from any thread.
+
+        Source: gev's ``Connection.Close``.
+        """
+        if get_ident() != self._reactor.thread_id:
+            self._reactor.call_from_thread(self.close)
+            return
+        inbox = self._inbox
+        if inbox is not None and inbox.task is asyncio.current_task(self._reactor.loop):
+            self._wait_for_handler = True
+            inbox.drop_waiting()
+        self.begin_close(CloseKind.CLOSED_LOCALLY)
+
+    def abort(self) -> None:
+        """End the connection at once: what waits is discarded, the peer may see a reset. Idempotent, from any thread."""
+        if get_ident() != self._reactor.thread_id:
+            self._reactor.call_from_thread(self.abort)
+            return
+        self._abort_with(CloseKind.ABORTED, None)
+
+    def shutdown_write(self) -> None:
+        """End our side of the stream once what waits has left; input still arrives. Idempotent.
+
+        From then on ``send`` raises `ConnectionClosed`, and a reply that a handler returns is dropped and counted.
+
+        Source: gev's ``Connection.ShutdownWrite``, which lost what waited.
+        """
+        if not self._connected or self._write_shut:
+            return
+        self._write_shut = True
+        if not self._corked:
+            self.flush()
+
+    def begin_close(self, kind: CloseKind, error: BaseException | None = None) -> None:
+        """Begin a graceful close for the reason given; the first reason stays."""
+        if not self._connected:
+            return
+        self._connected = False
+        self._closing = True
+        self._reason = CloseReason(kind, error)
+        self.stop_reading()
+        reactor = self._reactor
+        if reactor.close_ticks:
+            self._close_tick = reactor.tick + reactor.close_ticks
+            reactor.arm(self, self._close_tick)
+        if not self._corked:
+            self.flush()
+
+    def begin_drain(self) -> None:
+        """Close because the server goes away, as soon as running handlers have ended and output has left."""
+        if not self._connected or self._draining:
+            return
+        self._draining = True
+        self.stop_reading()
+        self.call_hook("on_drain")
+        self._settle_drain()
+
+    def _settle_drain(self) -> None:
+        if self._draining and self._inbox is None and not self._hook_tasks:
+            self.begin_close(CloseKind.DRAINED)
+
+    def end_drain(self) -> None:
+        """Abort, because the drain's deadline has passed."""
+        self._abort_with(CloseKind.DRAINED, TimeoutError("the drain's deadline passed"))
+
+    def _settle_close(self) -> None:
+        """Close the transport, if nothing is left to wait for."""
+        if self._lost or self._queued() or (self._wait_for_handler and self._inbox is not None):
+            return
+        self._lost = True
+        self._transport.close()
+
+    # -- the asyncio protocol ------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin: take the transport, tell the reactor, greet the handler."""
+        self._transport = transport
+        self._transport.set_write_buffer_limits(0)
+        self._connected = True
+        self._reactor.opened(self)
+        self.call_hook("on_connect")
+        if self._hook_tasks:
+            self.wait_for_connect()
+
+    def eof_received(self) -> bool:
+        """Learn that the peer ended its side: handle what came, then close, unless half-open is wanted."""
+        self._eof = True
+        if self._inbox is None and self._connected:
+            self._finish_input()
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End: whatever the cause, this comes exactly once."""
+        self._connected = False
+        if self._closing:
+            self._discard_input()
+        self._lost = True
+        self._gone = True
+        if self._reason is None:
+            self._reason = CloseReason(self._kind_of_loss(exc), exc)
+        self._discard_output()
+        self.release()
+        self._reactor.lost(self)
+        if self._inbox is not None:
+            self._inbox.cancel()
+        for task in self._hook_tasks or ():
+            task.cancel()
+        self._settle_gone()
+
+    def _settle_gone(self) -> None:
+        """Tell the handler of the end, once what it still had running has ended."""
+        if self._gone and self._inbox is None and not self._hook_tasks:
+            self._reactor.finish(self)
+
+    @staticmethod
+    def _kind_of_loss(exc: Exception | None) -> CloseKind:
+        if exc is None:
+            return CloseKind.PEER_CLOSED
+        return CloseKind.PEER_RESET if isinstance(exc, OSError) else CloseKind.INTERNAL_ERROR
+
+    def _discard_input(self) -> None:
+        """Read what the kernel still holds: closing a socket with unread input would send a reset instead of a FIN."""
+        sock = self._transport.get_extra_info("socket")
+        try:
+            for _ in range(DISCARD_READS):
+                if not os.read(sock.fileno(), DISCARD_BYTES):
+                    return
+        except (OSError, ValueError):
+            return  # nothing left, or closed already
+
+    def _finish_input(self) -> None:
+        """Act on the peer's EOF, now that all it sent was handled."""
+        waiting = self.read_buffer_length
+        if waiting:
+            self.begin_close(
+                CloseKind.PEER_CLOSED, TruncatedFrame("the stream ended inside a frame", actual=waiting)
+            )
+        elif not self._reactor.half_close or self._write_shut:
+            self.begin_close(CloseKind.PEER_CLOSED)
+
+    # -- the handler ---------------------------------------------------------------------------------------------
+
+    def call_hook(self, name: str, *args: Any) -> None:  # noqa: ANN401
+        """Call a method of the handler other than ``on_message``; one that is asynchronous goes on as a task."""
+        hook = self._reactor.hooks.get(name)
+        if hook is None:
+            return
+        try:
+            result = hook(self, *args)
+        except Exception as error:  # noqa: BLE001 - whatever the application raised ends this connection only
+            self._fail(name, error)
+            return
+        if result is not None and hasattr(result, "__await__"):
+            if self._hook_tasks is None:
+                self._hook_tasks = set()
+            self._hook_tasks.add(self.start_task(self._await_hook(name, result)))
+
+    async def _await_hook(self, name: str, awaitable: Any) -> None:  # noqa: ANN401
+        try:
+            await awaitable
+        except Exception as error:  # noqa: BLE001 - whatever the application raised ends this connection only
+            self._fail(name, error)
+        finally:
+            self._hook_ended(name)
+
+    def _hook_ended(self, name: str) -> None:
+        tasks = self._hook_tasks
+        task = asyncio.current_task(self._reactor.loop)
+        if tasks is not None and task is not None:
+            tasks.discard(task)
+            if not tasks:
+                self._hook_tasks = None
+        if name == "on_connect":
+            self.connect_done()
+        self._settle_drain()
+        self._settle_gone()
+
+    def call_handler(self, ctx: Any, data: Any) -> Any:  # noqa: ANN401
+        """Call ``on_message`` for the inbox."""
+        return self._reactor.on_message(self, ctx, data)
+
+    def start_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start a task that the reactor keeps until it ends."""
+        return self._reactor.spawn(work)
+
+    def message_handled(self, reply: Any, seconds: float) -> None:  # noqa: ANN401
+        """Send the reply of an asynchronous handler."""
+        stats = self._reactor.stats
+        stats.handler_calls += 1
+        stats.handler_seconds += seconds
+        if reply is None:
+            return
+        try:
+            self._reply(reply)
+        except Exception as error:  # noqa: BLE001 - a reply that can't be packed ends this connection only
+            self._fail("packet", error)
+
+    def message_failed(self, where: str, error: BaseException) -> None:
+        """End the connection because its asynchronous handler raised."""
+        self._fail(where, error)
+
+    def inbox_empty(self) -> None:
+        """Go on without an inbox; if the connection is ending, take the next step."""
+        super().inbox_empty()
+        self._settle_drain()
+        if self._closing:
+            self.flush()
+        self._settle_gone()
+
+    def _resume_after_output(self) -> None:
+        super()._resume_after_output()
+        if self._connected:
+            self.call_hook("on_writable")
+
+    def _fail(self, where: str, error: BaseException) -> None:
+        """End this connection because of an error, gently: what was produced before it still leaves."""
+        if isinstance(error, ConnectionClosed) and not self._connected:
+            return  # the handler learned from send() what we know already
+        kind = CloseKind.HANDLER_ERROR
+        if where == "unpacket":
+            kind = (
+                CloseKind.FRAME_TOO_LARGE if isinstance(error, FrameTooLarge) else CloseKind.PROTOCOL_ERROR
+            )
+        self._reactor.report(self, where, error, expected=where == "unpacket" and isinstance(error, ProtocolError))
+        self.begin_close(kind, error)
+
+    def _send_from_thread(
+        self, data: Any, on_written: Callable[[Any, BaseException | None], object] | None  # noqa: ANN401
+    ) -> None:
+        self._reactor.send_from_thread(self, data, on_written)
+
+    # -- deadlines -----------------------------------------------------------------------------------------------
+
+    def check_deadlines(self, now: int) -> None:
+        """Act on what is overdue at tick ``now``, and have the rest looked at in time. The reactor calls this."""
+        if self._lost:
+            return
+        reactor = self._reactor
+        if self._closing and 0 <= self._close_tick <= now:
+            self._abort_with(
+                CloseKind.CLOSED_LOCALLY,
+                WriteBufferFull("output not flushed in time", actual=self._queued()),
+            )
+        elif self._busy and reactor.stall_ticks and self._stalled(now):
+            self._abort_with(
+                CloseKind.WRITE_STALL, WriteBufferFull("output does not leave", actual=self._queued())
+            )
+        elif 0 <= self.frame_due_tick() <= now:
+            error = FrameTimeout("frame not whole in time", actual=self.read_buffer_length)
+            self._reactor.report(self, "frame", error, expected=True)
+            self.begin_close(CloseKind.FRAME_TIMEOUT, error)
+        elif self._connected and reactor.idle_ticks and now >= self.active_tick + reactor.idle_ticks:
+            self._evict()
+        if not self._lost:
+            self._rearm(now)
+
+    def _stalled(self, now: int) -> bool:
+        sent = self._handed - self._transport.get_write_buffer_size()
+        if sent != self._stall_sent:
+            self._stall_sent = sent
+            self._stall_tick = now
+        return now >= self._stall_tick + self._reactor.stall_ticks
+
+    def _evict(self) -> None:
+        if self._busy:
+            self._abort_with(CloseKind.IDLE, None)  # its output doesn't leave: a graceful close would wait for it
+        else:
+            self.begin_close(CloseKind.IDLE)
+
+    def _rearm(self, now: int) -> None:
+        reactor = self._reactor
+        due = []
+        if self._closing and self._close_tick >= 0:
+            due.append(self._close_tick)
+        if self._busy and reactor.stall_ticks:
+            due.append(self._stall_tick + reactor.stall_ticks)
+        if self.frame_due_tick() >= 0:
+            due.append(self.frame_due_tick())
+        if self._connected and reactor.idle_ticks:
+            due.append(self.active_tick + reactor.idle_ticks)
+        if due:
+            reactor.arm(self, max(min(due), now + 1))

@@ -1,0 +1,64 @@
+"""What an application writes: one class with up to seven methods, for any protocol."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gevpy.closing import CloseReason
+    from gevpy.connection import Connection
+    from gevpy.worker import Worker
+
+__all__ = ["Handler"]
+
+
+class Handler:
+    """The application: gevpy calls its methods, on the loop, for every connection of a worker.
+
+    Only ``on_message`` must be written; no ``super().__init__()`` is needed. Each method may be ``async def``. One handler
+    object serves all connections of its worker, one call at a time, so that its own state needs no lock.
+
+    For one connection the order is ``on_connect``, then ``on_message`` any number of times, then ``on_close`` exactly
+    once, also where ``on_connect`` raised. An exception that leaves a method ends that one connection, with reason
+    ``HANDLER_ERROR``, a log record and a metric; the others go on.
+
+    Example:
+        >>> import gevpy
+        >>> class Echo(gevpy.Handler):
+        ...     def on_message(self, conn, ctx, data):
+        ...         return data
+
+    Source: gev's ``Handler`` and ``CallBack``.
+    """
+
+    def on_start(self, worker: Worker) -> Any:  # noqa: ANN401 - None, or an awaitable of an async def
+        """Be told that ``worker`` is about to serve: open pools, start timers. An exception ends the start."""
+
+    def on_stop(self, worker: Worker) -> Any:  # noqa: ANN401 - None, or an awaitable of an async def
+        """Be told that ``worker`` has closed its last connection and is going away."""
+
+    def on_connect(self, conn: Connection) -> Any:  # noqa: ANN401 - None, or an awaitable of an async def
+        """Greet a connection that can carry messages. Reading starts when this has ended."""
+
+    def on_message(self, conn: Connection, ctx: Any, data: Any) -> Any:  # noqa: ANN401 - the protocol decides
+        """Handle one message.
+
+        Args:
+            conn: the connection it came on.
+            ctx: what the protocol says about it; None from most.
+            data: the message, ``bytes`` from the byte protocols.
+
+        Returns:
+            The reply, or None for none. All replies of one read leave in one write.
+        """
+        msg = f"{type(self).__name__} has no on_message()"
+        raise NotImplementedError(msg)
+
+    def on_close(self, conn: Connection, reason: CloseReason) -> Any:  # noqa: ANN401 - None, or an awaitable
+        """Say good-bye: ``conn.connected`` is False already, and ``reason`` tells why."""
+
+    def on_writable(self, conn: Connection) -> Any:  # noqa: ANN401 - None, or an awaitable of an async def
+        """Be told that waiting output fell to the low watermark after it had passed the high one."""
+
+    def on_drain(self, conn: Connection) -> Any:  # noqa: ANN401 - None, or an awaitable of an async def
+        """Be told that this server is going away: the last chance to send; the connection is closed after this."""

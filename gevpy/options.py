@@ -1,0 +1,190 @@
+"""The options of a server, in frozen groups that validate themselves.
+
+Every limit and every timeout has a default. Where None lifts one, that must be said explicitly.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Literal, get_args
+
+from gevpy.errors import ConfigError
+
+if TYPE_CHECKING:
+    import os
+    import socket
+    from collections.abc import Sequence
+
+    from gevpy.protocol.base import Protocol
+
+__all__ = ["IdleRefresh", "Limits", "ServeOptions", "SlowConsumer", "Timeouts", "Watermarks"]
+
+MAX_PORT = 65535
+
+SlowConsumer = Literal["close", "drop_newest", "drop_oldest", "block"]
+"""What to do with a peer that reads too slowly; see `Limits`."""
+
+IdleRefresh = Literal["read", "write", "both"]
+"""What counts against idleness: bytes that come, bytes that leave, or either."""
+
+
+def _require_count(name: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        msg = f"{name} must be a whole number of at least {least}, not {value!r}"
+        raise ConfigError(msg)
+
+
+def require_seconds(name: str, value: object) -> None:
+    """Check that ``value`` is a finite number of seconds above 0.
+
+    Raises:
+        ConfigError: it isn't.
+    """
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+        msg = f"{name} must be a number of seconds above 0, not {value!r}"
+        raise ConfigError(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much a server takes on.
+
+    Attributes:
+        max_connections: connections at once. None, the default, means min(10,000, soft RLIMIT_NOFILE - 256). An
+            explicit number raises the soft RLIMIT_NOFILE as far as the hard one lets it; still short, it is clamped
+            with one warning. A connection over the limit is reset and counted.
+        max_connections_per_ip: connections at once from one address (IPv6: from one /64). None, the default, is no
+            cap: behind a balancer all peers share one address.
+        max_write_buffer_bytes: output that may wait on one connection before the slow-consumer policy acts. Default
+            1 MiB. A single message on an empty queue is always taken.
+        slow_consumer: the policy. ``"close"`` (default) discards the output and closes; ``"drop_newest"`` and
+            ``"drop_oldest"`` drop whole messages and count them; ``"block"`` makes ``send`` raise `WriteBufferFull` and is
+            for handlers that ``await conn.drain()``.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    max_connections: int | None = None
+    max_connections_per_ip: int | None = None
+    max_write_buffer_bytes: int = 1024 * 1024
+    slow_consumer: SlowConsumer = "close"
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        for name in ("max_connections", "max_connections_per_ip"):
+            value = getattr(self, name)
+            if value is not None:
+                _require_count(name, value, 1)
+        _require_count("max_write_buffer_bytes", self.max_write_buffer_bytes, 1)
+        policies = get_args(SlowConsumer)
+        if self.slow_consumer not in policies:
+            msg = f"slow_consumer must be one of {', '.join(policies)}, not {self.slow_consumer!r}"
+            raise ConfigError(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long a server waits. All in seconds, above 0; None turns a timeout off.
+
+    Attributes:
+        handshake_s: for an opening handshake (TLS, PROXY header, WebSocket) in all. Default 10.
+        frame_s: for a frame, from its first byte to its last, however steadily bytes come. Default 30.
+        write_stall_s: for at least one byte of waiting output to leave. Default 30; then the connection is aborted.
+        close_s: for the flush after ``close()``. Default 10; then the connection is aborted.
+        drain_s: for all connections together when the server stops. Default 30; then the rest are aborted.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    handshake_s: float | None = 10.0
+    frame_s: float | None = 30.0
+    write_stall_s: float | None = 30.0
+    close_s: float | None = 10.0
+    drain_s: float | None = 30.0
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None:
+                require_seconds(field.name, value)
+
+
+@dataclass(frozen=True, slots=True)
+class Watermarks:
+    """When output counts as congested, and when no more.
+
+    Above ``high_bytes`` of waiting output gevpy stops reading that connection; at or below ``low_bytes`` it reads again
+    and ``on_writable`` is called.
+
+    Attributes:
+        high_bytes: default 64 KiB, as in asyncio.
+        low_bytes: default 16 KiB; not above ``high_bytes``.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    high_bytes: int = 64 * 1024
+    low_bytes: int = 16 * 1024
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        _require_count("high_bytes", self.high_bytes, 0)
+        _require_count("low_bytes", self.low_bytes, 0)
+        if self.low_bytes > self.high_bytes:
+            msg = f"low_bytes ({self.low_bytes}) must not be above high_bytes ({self.high_bytes})"
+            raise ConfigError(msg)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeOptions:
+    """All that `gevpy.serve` was told, defaults filled in; what ``Server.options`` gives.
+
+    Attributes: the arguments of `gevpy.serve`, by the same names.
+
+    Raises:
+        ConfigError: a value out of range, or two that contradict each other.
+    """
+
+    protocol: Protocol
+    host: str | Sequence[str] | None = "127.0.0.1"
+    port: int = 1388
+    path: str | os.PathLike[str] | None = None
+    sockets: Sequence[socket.socket] | None = None
+    reuse_port: bool = False
+    backlog: int = 2048
+    workers: int = 1
+    idle_timeout_s: float | None = 120.0
+    idle_refresh: IdleRefresh = "both"
+    half_close: bool = False
+    metrics: str | None = None
+    limits: Limits = Limits()
+    timeouts: Timeouts = Timeouts()
+    watermarks: Watermarks = Watermarks()
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        _require_count("backlog", self.backlog, 1)
+        _require_count("port", self.port, 0)
+        if self.port > MAX_PORT:
+            msg = f"port must be 0 to {MAX_PORT}, not {self.port}"
+            raise ConfigError(msg)
+        if self.workers != 1:
+            msg = f"workers must be 1 in this version, not {self.workers!r}"
+            raise ConfigError(msg)
+        if self.path is not None and self.sockets is not None:
+            msg = "path and sockets exclude each other"
+            raise ConfigError(msg)
+        if self.idle_timeout_s is not None:
+            require_seconds("idle_timeout_s", self.idle_timeout_s)
+        if self.idle_refresh not in get_args(IdleRefresh):
+            msg = f"idle_refresh must be one of {', '.join(get_args(IdleRefresh))}, not {self.idle_refresh!r}"
+            raise ConfigError(msg)
+        for name, group in (("limits", Limits), ("timeouts", Timeouts), ("watermarks", Watermarks)):
+            if not isinstance(getattr(self, name), group):
+                msg = f"{name} must be a gevpy.{group.__name__}, not {type(getattr(self, name)).__name__}"
+                raise ConfigError(msg)

@@ -1,0 +1,11 @@
+from gevpy.ring_buffer cimport RingBuffer
+from gevpy.write_batch cimport WriteBatch, as_bytes
+
+cdef class Protocol:
+    cpdef object unpacket(self, object conn, RingBuffer buffer)
+    cpdef object packet(self, object conn, object data)
+    cpdef packet_into(self, object conn, object data, WriteBatch batch)
+    cpdef Py_ssize_t max_buffered_bytes(self) except -1
+    cpdef object decode(self, object conn, RingBuffer buffer)
+
+cpdef bytes require_bytes(object data)

@@ -1,0 +1,130 @@
+"""The contract between bytes and messages, and the one place where it is held.
+
+A `Protocol` turns the bytes that came into messages (``unpacket``) and messages into bytes (``packet``). It is the
+same pair of methods as gev's ``UnPacket`` and ``Packet``. One object serves every connection of a worker; what a codec
+must remember of one connection goes into ``conn.protocol_state``.
+
+`Protocol.decode` is the only caller of ``unpacket``, and it enforces the contract: ``None`` means "not a whole frame
+yet" and what then stays buffered is bounded; a message must have consumed bytes, so that no codec can loop for ever.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from gevpy.errors import FrameTooLarge, ProtocolError
+from gevpy.write_batch import as_bytes
+
+if TYPE_CHECKING:
+    from gevpy.buffers import BytesLike
+    from gevpy.ring_buffer import RingBuffer
+    from gevpy.write_batch import WriteBatch
+
+__all__ = ["Protocol"]
+
+
+class Protocol:
+    """Turns bytes into messages and messages into bytes; subclass it for a protocol of your own.
+
+    A subclass needs no ``super().__init__()``. All methods run on the loop.
+
+    Attributes:
+        max_frame_bytes: the bound on one frame, and on what may stay buffered after ``unpacket`` gave None. Default
+            65536: the size of one read in gev and gnet. Set it on the class or on the object.
+
+    Example:
+        A frame is one byte of length and so many bytes of text:
+
+        >>> import gevpy
+        >>> class Pascal(gevpy.Protocol):
+        ...     def unpacket(self, conn, buffer):
+        ...         if len(buffer) < 1 or len(buffer) < 1 + buffer.peek_uint8():
+        ...             return None
+        ...         length = buffer.peek_uint8()
+        ...         buffer.skip(1)
+        ...         return None, buffer.read(length)
+        ...     def packet(self, conn, data):
+        ...         return bytes([len(data)]) + data
+    """
+
+    max_frame_bytes = 65536
+
+    def unpacket(self, conn: Any, buffer: RingBuffer) -> tuple[Any, Any] | None:  # noqa: ANN401 - a codec's own types
+        """Take the next message out of ``buffer``.
+
+        Called again and again until it gives None or the buffer is empty; never with an empty buffer.
+
+        Args:
+            conn: the connection; ``conn.protocol_state`` is this codec's to use.
+            buffer: what has come and was not yet taken. It is lent for the call: don't keep it.
+
+        Returns:
+            None when no whole frame is there yet (what was looked at stays, what was consumed is gone); else
+            ``(ctx, data)``, given to ``on_message`` as they are. ``(None, b"")`` is a message like any other.
+
+        Raises:
+            ProtocolError: the bytes can't be a frame; the connection ends.
+        """
+        msg = f"{type(self).__name__} has no unpacket()"
+        raise NotImplementedError(msg)
+
+    def packet(self, conn: Any, data: Any) -> BytesLike:  # noqa: ANN401 - a codec's own types
+        """Turn one message into the bytes of its frame.
+
+        Args:
+            conn: the connection it goes to.
+            data: what a handler returned or gave to ``send``.
+
+        Returns:
+            The frame, bytes-like; what isn't ``bytes`` is copied at once.
+
+        Raises:
+            Exception: whatever fits; a ``send`` raises it to its caller and the connection lives, a reply ends the
+                connection.
+        """
+        msg = f"{type(self).__name__} has no packet()"
+        raise NotImplementedError(msg)
+
+    def packet_into(self, conn: Any, data: Any, batch: WriteBatch) -> None:  # noqa: ANN401 - a codec's own types
+        """Add the frame of ``data`` to ``batch``: what `packet` gives, unless a protocol knows a shorter way."""
+        batch.append(self.packet(conn, data))
+
+    def max_buffered_bytes(self) -> int:
+        """Give the bound on what may stay buffered after None; a protocol with a header adds it here."""
+        return self.max_frame_bytes
+
+    def decode(self, conn: Any, buffer: RingBuffer) -> tuple[Any, Any] | None:  # noqa: ANN401 - a codec's own types
+        """Call ``unpacket`` once and hold it to its contract.
+
+        Raises:
+            FrameTooLarge: None was given, and more than the bound stays buffered.
+            ProtocolError: the bytes can't be a frame, or the codec gave a message without consuming a byte.
+            TypeError: the codec gave something else than None or a pair.
+        """
+        before = len(buffer)
+        message = self.unpacket(conn, buffer)
+        if message is None:
+            limit = self.max_buffered_bytes()
+            if len(buffer) > limit:
+                raise FrameTooLarge("no whole frame within the limit", limit=limit, actual=len(buffer))
+            return None
+        if len(buffer) >= before:
+            msg = f"{type(self).__name__}.unpacket() gave a message and consumed nothing"
+            raise ProtocolError(msg)
+        if type(message) is not tuple or len(message) != 2:  # noqa: PLR2004 - a pair
+            msg = f"{type(self).__name__}.unpacket() must give None or (ctx, data), not {type(message).__name__}"
+            raise TypeError(msg)
+        return message
+
+
+def require_bytes(data: Any) -> bytes:  # noqa: ANN401 - checked here
+    """Give ``data`` as bytes, or say what a byte protocol wants.
+
+    Raises:
+        TypeError: it is not bytes-like.
+    """
+    try:
+        return as_bytes(data)
+    except TypeError:
+        msg = f"this protocol sends bytes, bytearray or memoryview, not {type(data).__name__}"
+        raise TypeError(msg) from None

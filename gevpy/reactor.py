@@ -1,0 +1,351 @@
+"""One loop: its connections, its tick, its tasks, and what happens when something in them fails.
+
+The tick is the only clock of idle time. The wheel turns every 50 ms, half a tick of 100 ms: a timeout of n ticks is over
+2n + 2 turns after the turn it began in, which is never less than the timeout and at most one tick more, even where
+turns come late by up to one turn. Later than that means that the loop was blocked: then the sockets are looked at first,
+and the whole time counts as one turn, so that a connection whose bytes wait in the kernel is never evicted for
+our own slowness.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import itertools
+import logging
+import math
+from collections import deque
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from gevpy.addresses import format_address
+from gevpy.closing import CloseKind
+from gevpy.errors import ConfigError, ConnectionClosed, WriteBufferFull
+from gevpy.handler import Handler
+from gevpy.host import Host
+from gevpy.log_limit import LimitedLog, printable
+from gevpy.stats import DropReason
+from gevpy.timers import TimerGroup
+from gevpy.topics import Topics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from gevpy.admission import Admission
+    from gevpy.connection import Connection
+    from gevpy.options import ServeOptions
+    from gevpy.worker import Worker
+
+__all__ = ["Reactor", "ticks_for"]
+
+TICK_S = 0.1
+TURN_S = TICK_S / 2
+HOOKS = ("on_start", "on_stop", "on_connect", "on_close", "on_writable", "on_drain")
+ABORT_WAIT_S = 1.0  # for handlers that were cancelled to end
+
+logger = logging.getLogger("gevpy.connection")
+
+
+def ticks_for(seconds: float | None) -> int:
+    """Give the turns of the wheel after which ``seconds`` are surely over; 0 for None, which turns a timeout off.
+
+    Timeouts round up to whole ticks of 100 ms.
+    """
+    return 0 if seconds is None else 2 * math.ceil(round(seconds / TICK_S, 6)) + 2
+
+
+def _hooks_of(handler: Any) -> dict[str, Callable[..., Any]]:  # noqa: ANN401 - an application's object
+    """Give the methods that the application really wrote, so that the others cost nothing."""
+    hooks = {}
+    for name in HOOKS:
+        method = getattr(handler, name, None)
+        if callable(method) and getattr(type(handler), name, None) is not getattr(Handler, name):
+            hooks[name] = method
+    return hooks
+
+
+class Reactor(Host):
+    """The connections of one loop, and what they share.
+
+    Attributes:
+        connections: those that are open, by id.
+        hooks: the handler's methods other than ``on_message``, where it has them.
+        topics: who subscribes to what.
+        timers: the worker's timers.
+        worker: who shows this reactor to the application.
+
+    Args:
+        loop: the loop everything runs on.
+        handler: the application.
+        options: the server's.
+        admission: who may come in.
+    """
+
+    worker: Worker
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, handler: Handler, options: ServeOptions, admission: Admission
+    ) -> None:
+        """Set up; nothing runs before `start`."""
+        super().__init__(loop, options.protocol, handler.on_message)
+        self.is_async = inspect.iscoroutinefunction(handler.on_message)
+        self.hooks = _hooks_of(handler)
+        self.options = options
+        self.admission = admission
+        self.next_id = itertools.count(1).__next__
+        self.connections: dict[int, Connection] = {}
+        self.topics: Topics[Connection] = Topics()
+        self.timers = TimerGroup(loop)
+        self.log = LimitedLog(logger)
+        self._apply(options)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._unfinished = 0  # connections whose on_close has not ended
+        self._all_gone: asyncio.Future[None] | None = None
+        self._hurry: asyncio.Future[None] = loop.create_future()  # done: a drain's patience has ended
+        self._tick_handle: asyncio.TimerHandle | None = None
+        self._next_turn = 0.0
+        self._was_late = False
+        self._foreign: deque[tuple[Connection, Any, Any, int]] = deque()
+        self._foreign_lock = Lock()
+
+    def _apply(self, options: ServeOptions) -> None:
+        """Copy the numbers that the hot path needs."""
+        self.max_write_buffer_bytes = options.limits.max_write_buffer_bytes
+        self.slow_consumer = options.limits.slow_consumer
+        self.high_bytes = options.watermarks.high_bytes
+        self.low_bytes = options.watermarks.low_bytes
+        self.idle_ticks = ticks_for(options.idle_timeout_s)
+        self.refresh_on_read = options.idle_refresh in ("read", "both")
+        self.refresh_on_write = options.idle_refresh in ("write", "both")
+        self.frame_ticks = ticks_for(options.timeouts.frame_s)
+        self.stall_ticks = ticks_for(options.timeouts.write_stall_s)
+        self.close_ticks = ticks_for(options.timeouts.close_s)
+        self.half_close = options.half_close
+        # asyncio's writelines joins on 3.11, and ignored flow control in 3.12.0-8 and 3.13.0-1 (CVE-2024-12254)
+        self.can_writelines = type(self.loop).__module__.partition(".")[0] == "uvloop"
+
+    # -- the tick ------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to turn the wheel."""
+        self._arm_turn(self.loop.time() + TURN_S)
+
+    def stop(self) -> None:
+        """Turn no more, stop all timers, and cancel what tasks are left."""
+        if self._tick_handle is not None:
+            self._tick_handle.cancel()
+            self._tick_handle = None
+        self.timers.stop()
+        for task in tuple(self._tasks):
+            task.cancel()
+
+    def _arm_turn(self, when: float) -> None:
+        self._next_turn = when
+        self._tick_handle = self.loop.call_at(when, self._turn)
+
+    def _turn(self) -> None:
+        now = self.loop.time()
+        late = max(0.0, now - self._next_turn)
+        if late > TURN_S and not self._was_late:
+            self.stats.lag_seconds = late
+            self._was_late = True
+            self._arm_turn(now + 0.001)  # after the sockets were looked at
+            return
+        if not self._was_late:
+            self.stats.lag_seconds = late
+        self._was_late = False
+        self.tick += 1
+        for conn in self.wheel.advance(self.tick):
+            conn.check_deadlines(self.tick)  # type: ignore[attr-defined]  # the wheel holds connections
+        self._arm_turn((self._next_turn if late <= TURN_S else now) + TURN_S)
+
+    # -- the life of connections ---------------------------------------------------------------------------------
+
+    def opened(self, conn: Connection) -> None:
+        """Take in a connection that can carry messages."""
+        self.connections[conn.id] = conn
+        self._unfinished += 1
+        self.stats.opened += 1
+        if self.idle_ticks:
+            self.arm(conn, self.tick + self.idle_ticks)
+
+    def lost(self, conn: Connection) -> None:
+        """Let go of a connection whose transport is gone; the counters move before ``on_close``."""
+        self.connections.pop(conn.id, None)
+        self.topics.leave(conn)
+        self.admission.leave(conn.network)
+        reason = conn.close_reason
+        if reason is not None:
+            self.stats.count_closed(reason.kind)
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("closed %s", printable(repr(conn)))
+
+    def finish(self, conn: Connection) -> None:
+        """Tell the handler that a connection closed: the last call for it."""
+        hook = self.hooks.get("on_close")
+        if hook is None:
+            self._finished()
+            return
+        try:
+            result = hook(conn, conn.close_reason)
+        except Exception as error:  # noqa: BLE001 - whatever the application raised is its own
+            self.report(conn, "on_close", error)
+            self._finished()
+            return
+        if result is not None and hasattr(result, "__await__"):
+            self.spawn(self._await_close(conn, result))
+        else:
+            self._finished()
+
+    async def _await_close(self, conn: Connection, awaitable: Any) -> None:  # noqa: ANN401
+        try:
+            await awaitable
+        except Exception as error:  # noqa: BLE001 - whatever the application raised is its own
+            self.report(conn, "on_close", error)
+        finally:
+            self._finished()
+
+    def _finished(self) -> None:
+        self._unfinished -= 1
+        if not self._unfinished and self._all_gone is not None and not self._all_gone.done():
+            self._all_gone.set_result(None)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start a task and keep it until it ends."""
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def local_address_of(self, transport: Any) -> str:  # noqa: ANN401 - any transport
+        """Write the address that a transport is bound to."""
+        return format_address(transport.get_extra_info("sockname")) if transport is not None else ""
+
+    # -- draining ------------------------------------------------------------------------------------------------
+
+    async def drain(self, timeout_s: float | None) -> int:
+        """End all connections gently; abort those that have not ended after ``timeout_s``.
+
+        Returns:
+            How many had to be aborted.
+        """
+        for conn in tuple(self.connections.values()):
+            conn.begin_drain()
+        if await self._wait_all_gone(timeout_s, self._hurry):
+            return 0
+        left = tuple(self.connections.values())
+        for conn in left:
+            conn.end_drain()
+        await self._wait_all_gone(ABORT_WAIT_S)
+        return len(left)
+
+    def hurry(self) -> None:
+        """End a drain's patience now."""
+        if not self._hurry.done():
+            self._hurry.set_result(None)
+
+    async def _wait_all_gone(self, timeout_s: float | None, *or_else: asyncio.Future[None]) -> bool:
+        if not self._unfinished:
+            return True
+        self._all_gone = self.loop.create_future()
+        await asyncio.wait(
+            (self._all_gone, *or_else), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
+        )
+        return self._all_gone.done()
+
+    # -- failures ------------------------------------------------------------------------------------------------
+
+    def report(
+        self, conn: Connection, where: str, error: BaseException, *, expected: bool = False
+    ) -> None:
+        """Log what went wrong on a connection, at most one line per class and five seconds.
+
+        Args:
+            conn: where it happened.
+            where: the method or step at fault, from a closed list.
+            error: what was raised.
+            expected: it is the peer's fault: a warning without a traceback, and no error of ours.
+        """
+        who = printable(conn.peer_addr or "unknown peer")
+        what = printable(f"{type(error).__name__}: {error}")
+        if expected:
+            self.log.log((where, type(error)), logging.WARNING, f"closing connection {conn.id} from {who}: {what}")
+            return
+        self.stats.handler_errors += 1
+        message = f"error in {where}, connection {conn.id} from {who}: {what}"
+        self.log.log((where, type(error)), logging.ERROR, message, error)
+
+    # -- other threads -------------------------------------------------------------------------------------------
+
+    def call_from_thread(self, callback: Callable[[], None]) -> None:
+        """Run ``callback`` on the loop; nothing, if the loop is closed already."""
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(callback)
+
+    def send_from_thread(self, conn: Connection, data: Any, on_written: Any) -> None:  # noqa: ANN401
+        """Queue a send of another thread; it is packed and sent on the loop.
+
+        Raises:
+            ConnectionClosed: so much is queued already that the policy ``"close"`` acted.
+            WriteBufferFull: so much is queued already, and the policy is ``"block"``.
+        """
+        size = len(data) if isinstance(data, bytes | bytearray | memoryview | str) else 1
+        with self._foreign_lock:
+            queued = conn._foreign_bytes  # noqa: SLF001 - counted here, under the lock
+            full = queued > self.max_write_buffer_bytes
+            wake = not full and not self._foreign
+            if not full:
+                conn._foreign_bytes = queued + size  # noqa: SLF001
+                self._foreign.append((conn, data, on_written, size))
+        if wake:
+            self.call_from_thread(self._send_foreign)
+        if full:
+            self._refuse_foreign(conn, data, on_written, queued)
+
+    def _refuse_foreign(self, conn: Connection, data: Any, on_written: Any, queued: int) -> None:  # noqa: ANN401
+        error = WriteBufferFull("output queue full", limit=self.max_write_buffer_bytes, actual=queued)
+        if self.slow_consumer == "block":
+            raise error
+        if self.slow_consumer == "close":
+            self.call_from_thread(lambda: conn._abort_with(CloseKind.SLOW_CONSUMER, error))  # noqa: SLF001
+            raise ConnectionClosed(None, "output queue full") from error
+        self.call_from_thread(lambda: self._drop_foreign(conn, data, on_written, error, DropReason.DROP_NEWEST))
+
+    def _send_foreign(self) -> None:
+        with self._foreign_lock:
+            queue = self._foreign
+            self._foreign = deque()
+            for conn, _, _, size in queue:
+                conn._foreign_bytes -= size  # noqa: SLF001
+        for conn, data, on_written, _ in queue:
+            try:
+                conn.send(data, on_written=on_written)
+            except ConnectionClosed as error:
+                self._drop_foreign(conn, data, on_written, error, DropReason.CONNECTION_CLOSED)
+            except WriteBufferFull as error:
+                self._drop_foreign(conn, data, on_written, error, DropReason.DROP_NEWEST)
+            except Exception as error:  # noqa: BLE001 - packet() raised, and its caller is in another thread
+                self.report(conn, "packet", error)
+                self._drop_foreign(conn, data, on_written, error, DropReason.PACKET_FAILED)
+
+    def _drop_foreign(
+        self, conn: Connection, data: Any, on_written: Any, error: Exception, reason: DropReason  # noqa: ANN401
+    ) -> None:
+        self.stats.count_dropped(reason)
+        if on_written is not None:
+            conn._tell_written(on_written, data, error)  # noqa: SLF001
+
+
+def check_handler(handler: Any) -> None:  # noqa: ANN401 - checked here
+    """Check that ``handler`` can be served.
+
+    Raises:
+        ConfigError: it is a class, or has no ``on_message``.
+    """
+    if isinstance(handler, type):
+        msg = f"serve() takes a handler object: {handler.__name__}(), not the class {handler.__name__}"
+        raise ConfigError(msg)
+    method = getattr(handler, "on_message", None)
+    if not callable(method) or getattr(type(handler), "on_message", None) is Handler.on_message:
+        msg = f"{type(handler).__name__} has no on_message(self, conn, ctx, data) method"
+        raise ConfigError(msg)

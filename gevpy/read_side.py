@@ -1,0 +1,270 @@
+"""The receiving half of a connection: one breath from the kernel's bytes to the handler and back.
+
+    get_buffer ──▶ kernel fills it ──▶ buffer_updated ──▶ protocol.decode ──▶ handler.on_message ──▶ one write
+                                                              ▲      │
+                                                              └──────┘  again, for every frame of this read
+
+The buffer is the host's, shared by all connections, unless a part frame is left over: only then does this connection hold
+a ring of its own, until the frame is whole. `_handle_input` is the one loop over frames that there is.
+
+Reading stops for four causes, kept apart as bits so that none undoes another: the application asked, output is
+congested, the queue of an asynchronous handler is full, or this turn's share of messages is used up. The transport is paused
+while any of them holds; never inside ``get_buffer``, where uvloop 0.23 would crash.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from gevpy.inbox import Inbox
+from gevpy.write_side import WriteSide
+
+if TYPE_CHECKING:
+    from gevpy.host import Host
+    from gevpy.ring_buffer import RingBuffer
+
+__all__ = ["ReadSide"]
+
+BY_APPLICATION = 1
+BY_OUTPUT = 2
+BY_INBOX = 4
+BY_TURN = 8
+BY_CONNECT = 16
+BY_CLOSE = 32
+
+MESSAGES_PER_TURN = 1024  # then other connections get theirs
+
+
+class ReadSide(WriteSide):
+    """What a connection knows of its input. Used only as the base of `Connection`."""
+
+    __slots__ = ("_eof", "_frame_tick", "_inbox", "_paused", "_ring", "protocol_state")
+
+    def __init__(self, host: Host) -> None:
+        """Begin unconnected, with nothing read."""
+        super().__init__(host)
+        self.protocol_state: Any = None
+        self._ring: RingBuffer | None = None
+        self._inbox: Inbox | None = None
+        self._paused = 0
+        self._frame_tick = -1  # when the part frame in _ring began, or -1
+        self._eof = False
+
+    # -- the asyncio protocol's reading --------------------------------------------------------------------------
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the two loops disagree on what it means
+        """Lend the transport room to read into."""
+        if self._ring is None:
+            return self._host.read_view
+        return self._ring.writable()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Handle what the transport read."""
+        host = self._host
+        host.stats.received_bytes += nbytes
+        if host.refresh_on_read:
+            self.active_tick = host.tick
+        ring = self._ring
+        if ring is None:
+            ring = host.read_ring
+            ring.restart(nbytes)
+        else:
+            ring.commit(nbytes)
+        self._handle_input(ring)
+
+    def _handle_input(self, ring: RingBuffer) -> None:
+        """Take every whole frame out of ``ring``, and keep what is left."""
+        host = self._host
+        before = len(ring)
+        started = perf_counter()
+        self._corked = True
+        try:
+            self._handle_frames(ring)
+        except Exception as error:  # noqa: BLE001 - whatever the protocol raised ends this connection only
+            self._fail("unpacket", error)
+        if host.batch.length or self._pending is not None:
+            self._hand_over()
+        self._corked = False
+        host.stats.handler_calls += 1
+        host.stats.handler_seconds += perf_counter() - started
+        self._keep_rest(ring, before)
+        if self._busy or self._written is not None or self._closing or self._congested or self._write_shut:
+            self.flush()
+
+    def _handle_frames(self, ring: RingBuffer) -> None:
+        host = self._host
+        count = 0
+        protocol = self._protocol
+        while len(ring) and not self._paused and not self._lost:
+            message = protocol.decode(self, ring)
+            if message is None:
+                if protocol is self._protocol:
+                    break
+                protocol = self._protocol  # swapped inside unpacket: the new one may understand what is left
+                continue
+            count += 1
+            if self._inbox is not None or host.is_async:
+                self._queue_message(message)
+            else:
+                self._handle_message(message)
+            protocol = self._protocol
+            if count >= MESSAGES_PER_TURN:
+                self._yield_turn()
+                break
+        host.stats.received_messages += count
+
+    def _handle_message(self, message: tuple[Any, Any]) -> None:
+        ctx, data = message
+        try:
+            reply = self._host.on_message(self, ctx, data)
+        except Exception as error:  # noqa: BLE001 - whatever the application raised ends this connection only
+            self._fail("on_message", error)
+            return
+        if reply is None:
+            return
+        if type(reply) is not bytes and hasattr(reply, "__await__"):
+            self._take_inbox().put_running(reply)
+            return
+        try:
+            self._reply(reply)
+        except Exception as error:  # noqa: BLE001 - a reply that can't be packed ends this connection only
+            self._fail("packet", error)
+
+    def _keep_rest(self, ring: RingBuffer, before: int) -> None:
+        """Keep what is no whole frame yet in a ring of our own; give an empty one back."""
+        host = self._host
+        if len(ring) == 0 or self._closing or self._lost:
+            if ring is not host.read_ring:
+                self._ring = None
+                host.give_ring(ring)
+            elif len(ring):
+                ring.clear()
+            self._frame_tick = -1
+            return
+        if len(ring) != before or ring is host.read_ring:
+            self._frame_tick = -1  # what is left began just now
+        if ring is host.read_ring:
+            self._ring = host.take_ring()
+            self._ring.absorb(ring)
+        if self._frame_tick < 0 and not self._paused:
+            self._begin_frame()
+
+    def _begin_frame(self) -> None:
+        host = self._host
+        self._frame_tick = host.tick
+        if host.frame_ticks:
+            host.arm(self, host.tick + host.frame_ticks)
+
+    # -- asynchronous handlers -----------------------------------------------------------------------------------
+
+    def _take_inbox(self) -> Inbox:
+        if self._inbox is None:
+            self._inbox = Inbox(self)
+        return self._inbox
+
+    def _queue_message(self, message: tuple[Any, Any]) -> None:
+        inbox = self._take_inbox()
+        inbox.put(message)
+        if inbox.full:
+            self._pause(BY_INBOX)
+
+    def inbox_has_room(self) -> None:
+        """Read on: the inbox calls this when it is full no more."""
+        self._resume(BY_INBOX)
+
+    def inbox_empty(self) -> None:
+        """Go on without an inbox: it calls this when its last message was handled."""
+        self._inbox = None
+        self._resume(BY_INBOX)
+        if self._eof and self._connected:
+            self._finish_input()
+
+    # -- pausing -------------------------------------------------------------------------------------------------
+
+    def pause_reading(self) -> None:
+        """Read nothing more, and call ``on_message`` no more, until `resume_reading`. Idempotent; on the loop only."""
+        self._pause(BY_APPLICATION)
+
+    def resume_reading(self) -> None:
+        """Read on after `pause_reading`; what is buffered is handled in the next turn. Idempotent; on the loop only."""
+        self._resume(BY_APPLICATION)
+
+    @property
+    def read_buffer_length(self) -> int:
+        """Bytes read and not yet handled, at this moment."""
+        if self._corked and self._ring is None:
+            return len(self._host.read_ring)
+        return 0 if self._ring is None else len(self._ring)
+
+    def stop_reading(self) -> None:
+        """Read nothing more, for good."""
+        self._pause(BY_CLOSE)
+
+    def wait_for_connect(self) -> None:
+        """Read nothing until `connect_done`."""
+        self._pause(BY_CONNECT)
+
+    def connect_done(self) -> None:
+        """Begin to read: the asynchronous ``on_connect`` has ended."""
+        self._resume(BY_CONNECT)
+
+    def frame_due_tick(self) -> int:
+        """Give the tick at which the part frame is overdue, or -1 for none."""
+        if self._frame_tick < 0 or not self._host.frame_ticks:
+            return -1
+        return self._frame_tick + self._host.frame_ticks
+
+    def release(self) -> None:
+        """Give the ring back, and leave the wheel."""
+        if self._ring is not None:
+            self._host.give_ring(self._ring)
+            self._ring = None
+        if self.wheel_entry is not None:
+            self._host.wheel.cancel(self.wheel_entry)
+            self.wheel_entry = None
+
+    def _pause(self, cause: int) -> None:
+        if not self._paused and not self._lost and not self._eof:
+            self._transport.pause_reading()
+        self._paused |= cause
+        self._frame_tick = -1  # the clock of a part frame stands while it is we who don't read
+
+    def _resume(self, cause: int) -> None:
+        if not self._paused & cause:
+            return
+        self._paused &= ~cause
+        if self._paused or self._lost:
+            return
+        if self._ring is not None:
+            self._host.loop.call_soon(self._continue)
+        elif not self._eof:
+            self._transport.resume_reading()
+
+    def _continue(self) -> None:
+        """Handle what was buffered when reading stopped, then read on."""
+        if self._paused or self._lost or self._corked:
+            return
+        if self._ring is not None:
+            self._handle_input(self._ring)
+        if self._paused or self._lost:
+            return
+        if not self._eof:
+            self._transport.resume_reading()
+        elif self._inbox is None:
+            self._finish_input()
+
+    def _yield_turn(self) -> None:
+        self._pause(BY_TURN)
+        self._host.loop.call_soon(self._resume, BY_TURN)
+
+    def _pause_for_output(self) -> None:
+        self._pause(BY_OUTPUT)
+
+    def _resume_after_output(self) -> None:
+        self._resume(BY_OUTPUT)
+
+    # -- what the connection adds --------------------------------------------------------------------------------
+
+    def _finish_input(self) -> None:
+        raise NotImplementedError

@@ -1,0 +1,107 @@
+"""One worker: a loop that serves, as the application sees it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from gevpy.errors import ConnectionClosed, WriteBufferFull
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from gevpy.connection import Connection
+    from gevpy.reactor import Reactor
+    from gevpy.timers import Timer
+
+__all__ = ["Worker"]
+
+
+class Worker:
+    """The worker that a connection lives on; a server with ``workers=1`` has one, in the calling loop.
+
+    All methods are for the worker's own loop.
+
+    Attributes:
+        id: 0 for the first worker, and so on.
+    """
+
+    __slots__ = ("_reactor", "id")
+
+    def __init__(self, reactor: Reactor, identity: int) -> None:
+        """Show ``reactor`` to the application."""
+        self._reactor = reactor
+        self.id = identity
+        reactor.worker = self
+
+    def __repr__(self) -> str:
+        """Show which one it is."""
+        return f"<Worker {self.id}: {self.connections} connections>"
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open on this worker."""
+        return len(self._reactor.connections)
+
+    def run_after(self, delay_s: float, callback: Callable[..., object], *args: Any) -> Timer:  # noqa: ANN401
+        """Call ``callback(*args)``, which may be ``async def``, once, ``delay_s`` seconds from now.
+
+        Returns:
+            A `Timer`, whose ``stop`` calls it off.
+
+        Raises:
+            ConfigError: ``delay_s`` is negative, infinite or no number.
+        """
+        return self._reactor.timers.run_after(delay_s, callback, *args)
+
+    def run_every(self, interval_s: float, callback: Callable[..., object], *args: Any) -> Timer:  # noqa: ANN401
+        """Call ``callback(*args)``, which may be ``async def``, every ``interval_s`` seconds, first after one interval.
+
+        Drift-free; beats that a blocked loop missed are not caught up, and a run that still goes on skips a beat.
+
+        Returns:
+            A `Timer`, whose ``stop`` ends it.
+
+        Raises:
+            ConfigError: ``interval_s`` is not above 0, infinite or no number.
+        """
+        return self._reactor.timers.run_every(interval_s, callback, *args)
+
+    def broadcast(self, data: Any, where: Callable[[Connection], object] | None = None) -> None:  # noqa: ANN401
+        """Send ``data`` to every connection of this worker, or to those for which ``where(conn)`` is true.
+
+        A connection that is closing, or whose slow-consumer policy refuses the message, is passed over (and counted);
+        the others get theirs.
+
+        Raises:
+            Exception: whatever a protocol's ``packet`` raises.
+        """
+        connections = tuple(self._reactor.connections.values())
+        _send_all(connections if where is None else [conn for conn in connections if where(conn)], data)
+
+    def publish(self, topic: str, data: Any, *, exclude: Connection | None = None) -> None:  # noqa: ANN401
+        """Send ``data`` to every connection that subscribes to ``topic``, except ``exclude``.
+
+        Raises:
+            ConfigError: ``topic`` can't be a topic.
+            Exception: whatever a protocol's ``packet`` raises.
+        """
+        members = self._reactor.topics.members(topic)
+        _send_all([conn for conn in members if conn is not exclude], data)
+
+    async def presence(self, topic: str) -> int:
+        """Count the connections that subscribe to ``topic``.
+
+        Raises:
+            ConfigError: ``topic`` can't be a topic.
+        """
+        return self._reactor.topics.count(topic)
+
+
+def _send_all(connections: Iterable[Connection], data: Any) -> None:  # noqa: ANN401
+    for conn in connections:
+        if not conn.connected:
+            continue
+        try:
+            conn.send(data)
+        except (ConnectionClosed, WriteBufferFull):
+            continue  # the slow-consumer policy has acted, and counted it

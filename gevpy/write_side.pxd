@@ -1,0 +1,47 @@
+cimport cython
+
+from gevpy.host cimport Host
+from gevpy.protocol.base cimport Protocol
+from gevpy.stats cimport Stats
+from gevpy.write_batch cimport WriteBatch, as_bytes
+
+cdef Py_ssize_t JOIN_BYTES
+
+cdef class WriteSide:
+    cdef Host _host
+    cdef Protocol _protocol
+    cdef public object _transport
+    cdef public object _reason
+    cdef public bint _connected
+    cdef public bint _closing
+    cdef public bint _lost
+    cdef public bint _write_shut
+    cdef public bint _corked
+    cdef public bint _busy
+    cdef public bint _congested
+    cdef list _pending
+    cdef Py_ssize_t _pending_bytes
+    cdef public Py_ssize_t _foreign_bytes
+    cdef public long long _handed
+    cdef public long long _stall_sent
+    cdef public long long _stall_tick
+    cdef object _written
+    cdef list _waiters
+    cdef public long long active_tick
+    cdef public object wheel_entry
+
+    cpdef flush(self)
+    cdef _emit(self, object data)
+    cpdef _reply(self, object data)
+    cdef _spill(self)
+    cpdef Py_ssize_t _queued(self) except -1
+    cdef _hand_over(self)
+    @cython.locals(size=Py_ssize_t, count=Py_ssize_t)
+    cdef _hand_over_pending(self)
+    cdef _write(self, object out, Py_ssize_t size)
+    cdef _note_congestion(self)
+    cdef _relieve(self)
+    cdef _settle_written(self)
+    cpdef _discard_output(self)
+    cpdef _abort_with(self, object kind, object error)
+    cpdef _closed_error(self)
