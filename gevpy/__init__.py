@@ -1,16 +1,16 @@
 """gevpy: a fast, non-blocking TCP and WebSocket server framework for asyncio.
 
-    import gevpy
+import gevpy
 
-    class Echo(gevpy.Handler):
-        def on_message(self, conn, ctx, data):
-            return data
+class Echo(gevpy.Handler):
+def on_message(self, conn, ctx, data):
+return data
 
-    async def main():
-        await gevpy.serve(Echo(), port=1833)
+async def main():
+await gevpy.serve(Echo(), port=1833)
 
-    if __name__ == "__main__":
-        gevpy.run(main())
+if __name__ == "__main__":
+gevpy.run(main())
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
+def __getattr__(name: str) -> Any:
     """Build what touches asyncio's deprecated policies only when it is asked for."""
     if name in ("EventLoopPolicy", "install"):
         from gevpy import event_loop  # noqa: PLC0415 - on first access, by design

@@ -10,7 +10,7 @@ __all__ = ["client_network", "format_address"]
 MAPPED_PREFIX = "::ffff:"
 
 
-def format_address(address: Any) -> str:  # noqa: ANN401 - what the socket module gives
+def format_address(address: Any) -> str:
     """Write a socket address as ``"ip:port"`` or ``"[ip]:port"``; a Unix path as it is; unknown as ``""``.
 
     An IPv4 peer of a dual-stack socket is written as IPv4.
@@ -36,7 +36,7 @@ def unmapped(host: str) -> str:
     return host
 
 
-def client_network(address: Any) -> str:  # noqa: ANN401 - what the socket module gives
+def client_network(address: Any) -> str:
     """Give what a per-IP limit counts by: the IPv4 address, or the IPv6 /64.
 
     Whoever has one IPv6 address has its whole /64. Unknown addresses, and Unix sockets, share the one bucket ``""``.

@@ -106,11 +106,11 @@ def _adopt(sockets: Sequence[socket.socket], backlog: int) -> ListeningSockets:
             sock.listen(backlog)
         except OSError as error:
             raise BindError(repr(_address_of(sock)), error) from error
-        sock.setblocking(False)
+        sock.settimeout(0)
     return ListeningSockets(list(sockets))
 
 
-# -- Unix ----------------------------------------------------------------------------------------------------------
+# -- Unix ------------------------------------------------------------------------------------------
 
 
 def _bind_unix(path: Path, backlog: int) -> socket.socket:
@@ -123,7 +123,7 @@ def _bind_unix(path: Path, backlog: int) -> socket.socket:
         finally:
             os.umask(mask)
         sock.listen(backlog)
-        sock.setblocking(False)
+        sock.settimeout(0)
     except OSError as error:
         sock.close()
         raise BindError(os.fspath(path), error) from error
@@ -148,7 +148,7 @@ def _remove_stale(path: Path) -> None:
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
-# -- TCP -----------------------------------------------------------------------------------------------------------
+# -- TCP -------------------------------------------------------------------------------------------
 
 
 def _bind_tcp(options: ServeOptions) -> list[socket.socket]:
@@ -202,9 +202,7 @@ def _resolve(names: Iterable[str | None], port: int) -> list[tuple[int, tuple[st
     return list(found)
 
 
-def _bind_one(
-    family: int, address: tuple[object, ...], options: ServeOptions, *, wildcard: bool
-) -> socket.socket:
+def _bind_one(family: int, address: tuple[object, ...], options: ServeOptions, *, wildcard: bool) -> socket.socket:
     try:
         sock = socket.socket(family, socket.SOCK_STREAM)
     except OSError as error:
@@ -218,7 +216,7 @@ def _bind_one(
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(wildcard or address[0] != "::"))
         sock.bind(address)
         sock.listen(options.backlog)
-        sock.setblocking(False)
+        sock.settimeout(0)
     except OSError as error:
         sock.close()
         raise BindError(_written(address), error) from error

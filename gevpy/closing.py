@@ -1,7 +1,7 @@
 """Why a connection closed: a closed list of kinds, and the record that ``on_close`` gets.
 
-Nothing closes without a reason. The kind is also the ``reason`` label of ``gevpy_connections_closed_total``, so the list
-is closed: a new way to close is a new member here, never free text.
+Nothing closes without a reason. The kind is also the ``reason`` label of ``gevpy_connections_closed_total``, so the
+list is closed: a new way to close is a new member here, never free text.
 """
 
 from __future__ import annotations

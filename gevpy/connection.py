@@ -3,8 +3,8 @@
     opening ──▶ open ──close(), idle, error, EOF, drain──▶ closing ──all output left, or close_s passed──▶ closed
                   └────────────abort(), slow consumer, stall, reset────────────────────────────────────────┘
 
-``connected`` is True in the second state only. The first cause to end a connection is its `CloseReason`. There is one class for
-every protocol; what differs between protocols is in the protocol.
+``connected`` is True in the second state only. The first cause to end a connection is its `CloseReason`. There is one
+class for every protocol; what differs between protocols is in the protocol.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ DISCARD_BYTES = 65536
 
 
 class Connection(ReadSide, asyncio.BufferedProtocol):
-    """One peer, as a handler sees it.
+    r"""One peer, as a handler sees it.
 
     Only `send`, `close`, `abort`, `connected` and `id` are safe from other threads; all else is for the loop's own.
 
@@ -57,7 +57,7 @@ class Connection(ReadSide, asyncio.BufferedProtocol):
         ...         conn.context = 0
         ...     def on_message(self, conn, ctx, data):
         ...         conn.context += 1
-        ...         return b"%d\\n" % conn.context
+        ...         return b"%d\n" % conn.context
     """
 
     __slots__ = (
@@ -96,7 +96,7 @@ class Connection(ReadSide, asyncio.BufferedProtocol):
         state = "connected" if self._connected else str(self._reason or "not connected")
         return f"<Connection {self.id} from {self.peer_addr or 'unknown'}: {state}>"
 
-    # -- state ---------------------------------------------------------------------------------------------------
+    # -- state -------------------------------------------------------------------------------------
 
     @property
     def connected(self) -> bool:
@@ -125,7 +125,8 @@ class Connection(ReadSide, asyncio.BufferedProtocol):
         """The protocol in use. Assign another to swap the codec mid-stream.
 
         The new one is used from the next ``unpacket`` on, beginning with what is still buffered, and from the next
-        ``packet`` on; `protocol_state` is None again. Inside ``on_message`` the reply of that call is packed by the new one.
+        ``packet`` on; `protocol_state` is None again. Inside ``on_message`` the reply of that call is packed by the new
+        one.
         """
         return self._protocol
 
@@ -142,15 +143,15 @@ class Connection(ReadSide, asyncio.BufferedProtocol):
         """Whether the transport has ever been there."""
         return self._transport is not None
 
-    # -- values --------------------------------------------------------------------------------------------------
+    # -- values ------------------------------------------------------------------------------------
 
-    def set(self, key: str, value: Any) -> None:  # noqa: ANN401 - the application's
+    def set(self, key: str, value: Any) -> None:
         """Keep a value under ``key`` for as long as the connection lives. Source: gev's ``KeyValueContext``."""
         if self._values is None:
             self._values = {}
         self._values[key] = value
 
-    def get(self, key: str, default: Any = None) -> Any:  # noqa: ANN401 - the application's
+    def get(self, key: str, default: Any = None) -> Any:
         """Give the value kept under ``key``, or ``default``."""
         return default if self._values is None else self._values.get(key, default)
 
@@ -159,7 +160,7 @@ class Connection(ReadSide, asyncio.BufferedProtocol):
         if self._values is not None:
             self._values.pop(key, None)
 
-    # -- topics --------------------------------------------------------------------------------------------------
+    # -- topics ------------------------------------------------------------------------------------
 
     def subscribe(self, topic: str) -> None:
         """Have every ``publish`` to ``topic`` sent to this connection, until it unsubscribes or closes.
@@ -176,14 +177,14 @@ class Connection(ReadSide, asyncio.BufferedProtocol):
         """End a subscription, if there is one."""
         self._reactor.topics.unsubscribe(topic, self)
 
-    # -- ending --------------------------------------------------------------------------------------------------
+    # -- ending ------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """End the connection: read no more, send what waits (for at most ``timeouts.close_s``), then close.
 
-        The peer sees all that was sent and then the end of the stream (a FIN, never a reset); its own FIN is not waited for.
-        Called inside ``on_message``, the replies of this read, the one being made included, still leave. Idempotent, and safe
-        from any thread.
+        The peer sees all that was sent and then the end of the stream (a FIN, never a reset); its own FIN is not waited
+        for. Called inside ``on_message``, the replies of this read, the one being made included, still leave.
+        Idempotent, and safe from any thread.
 
         Source: gev's ``Connection.Close``.
         """
@@ -197,7 +198,7 @@ class Connection(ReadSide, asyncio.BufferedProtocol):
         self.begin_close(CloseKind.CLOSED_LOCALLY)
 
     def abort(self) -> None:
-        """End the connection at once: what waits is discarded, the peer may see a reset. Idempotent, from any thread."""
+        """End the connection at once: what waits is discarded, the peer may see a reset. From any thread."""
         if get_ident() != self._reactor.thread_id:
             self._reactor.call_from_thread(self.abort)
             return
@@ -255,7 +256,7 @@ class Connection(ReadSide, asyncio.BufferedProtocol):
         self._lost = True
         self._transport.close()
 
-    # -- the asyncio protocol ------------------------------------------------------------------------------------
+    # -- the asyncio protocol ----------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin: take the transport, tell the reactor, greet the handler."""
@@ -317,15 +318,13 @@ class Connection(ReadSide, asyncio.BufferedProtocol):
         """Act on the peer's EOF, now that all it sent was handled."""
         waiting = self.read_buffer_length
         if waiting:
-            self.begin_close(
-                CloseKind.PEER_CLOSED, TruncatedFrame("the stream ended inside a frame", actual=waiting)
-            )
+            self.begin_close(CloseKind.PEER_CLOSED, TruncatedFrame("the stream ended inside a frame", actual=waiting))
         elif not self._reactor.half_close or self._write_shut:
             self.begin_close(CloseKind.PEER_CLOSED)
 
-    # -- the handler ---------------------------------------------------------------------------------------------
+    # -- the handler -------------------------------------------------------------------------------
 
-    def call_hook(self, name: str, *args: Any) -> None:  # noqa: ANN401
+    def call_hook(self, name: str, *args: Any) -> None:
         """Call a method of the handler other than ``on_message``; one that is asynchronous goes on as a task."""
         hook = self._reactor.hooks.get(name)
         if hook is None:
@@ -340,7 +339,7 @@ class Connection(ReadSide, asyncio.BufferedProtocol):
                 self._hook_tasks = set()
             self._hook_tasks.add(self.start_task(self._await_hook(name, result)))
 
-    async def _await_hook(self, name: str, awaitable: Any) -> None:  # noqa: ANN401
+    async def _await_hook(self, name: str, awaitable: Any) -> None:
         try:
             await awaitable
         except Exception as error:  # noqa: BLE001 - whatever the application raised ends this connection only
@@ -360,7 +359,7 @@ class Connection(ReadSide, asyncio.BufferedProtocol):
         self._settle_drain()
         self._settle_gone()
 
-    def call_handler(self, ctx: Any, data: Any) -> Any:  # noqa: ANN401
+    def call_handler(self, ctx: Any, data: Any) -> Any:
         """Call ``on_message`` for the inbox."""
         return self._reactor.on_message(self, ctx, data)
 
@@ -368,7 +367,7 @@ class Connection(ReadSide, asyncio.BufferedProtocol):
         """Start a task that the reactor keeps until it ends."""
         return self._reactor.spawn(work)
 
-    def message_handled(self, reply: Any, seconds: float) -> None:  # noqa: ANN401
+    def message_handled(self, reply: Any, seconds: float) -> None:
         """Send the reply of an asynchronous handler."""
         stats = self._reactor.stats
         stats.handler_calls += 1
@@ -403,18 +402,14 @@ class Connection(ReadSide, asyncio.BufferedProtocol):
             return  # the handler learned from send() what we know already
         kind = CloseKind.HANDLER_ERROR
         if where == "unpacket":
-            kind = (
-                CloseKind.FRAME_TOO_LARGE if isinstance(error, FrameTooLarge) else CloseKind.PROTOCOL_ERROR
-            )
+            kind = CloseKind.FRAME_TOO_LARGE if isinstance(error, FrameTooLarge) else CloseKind.PROTOCOL_ERROR
         self._reactor.report(self, where, error, expected=where == "unpacket" and isinstance(error, ProtocolError))
         self.begin_close(kind, error)
 
-    def _send_from_thread(
-        self, data: Any, on_written: Callable[[Any, BaseException | None], object] | None  # noqa: ANN401
-    ) -> None:
+    def _send_from_thread(self, data: Any, on_written: Callable[[Any, BaseException | None], object] | None) -> None:
         self._reactor.send_from_thread(self, data, on_written)
 
-    # -- deadlines -----------------------------------------------------------------------------------------------
+    # -- deadlines ---------------------------------------------------------------------------------
 
     def check_deadlines(self, now: int) -> None:
         """Act on what is overdue at tick ``now``, and have the rest looked at in time. The reactor calls this."""
@@ -427,9 +422,7 @@ class Connection(ReadSide, asyncio.BufferedProtocol):
                 WriteBufferFull("output not flushed in time", actual=self._queued()),
             )
         elif self._busy and reactor.stall_ticks and self._stalled(now):
-            self._abort_with(
-                CloseKind.WRITE_STALL, WriteBufferFull("output does not leave", actual=self._queued())
-            )
+            self._abort_with(CloseKind.WRITE_STALL, WriteBufferFull("output does not leave", actual=self._queued()))
         elif 0 <= self.frame_due_tick() <= now:
             error = FrameTimeout("frame not whole in time", actual=self.read_buffer_length)
             self._reactor.report(self, "frame", error, expected=True)

@@ -84,9 +84,7 @@ class _LimitError(GevError):
         """Give the message with the fields that are known."""
         text = super().__str__()
         known = [
-            f"{name} {value}"
-            for name, value in (("limit", self.limit), ("actual", self.actual))
-            if value is not None
+            f"{name} {value}" for name, value in (("limit", self.limit), ("actual", self.actual)) if value is not None
         ]
         return f"{text} ({', '.join(known)})" if known else text
 

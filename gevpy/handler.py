@@ -15,8 +15,8 @@ __all__ = ["Handler"]
 class Handler:
     """The application: gevpy calls its methods, on the loop, for every connection of a worker.
 
-    Only ``on_message`` must be written; no ``super().__init__()`` is needed. Each method may be ``async def``. One handler
-    object serves all connections of its worker, one call at a time, so that its own state needs no lock.
+    Only ``on_message`` must be written; no ``super().__init__()`` is needed. Each method may be ``async def``. One
+    handler object serves all connections of its worker, one call at a time, so that its own state needs no lock.
 
     For one connection the order is ``on_connect``, then ``on_message`` any number of times, then ``on_close`` exactly
     once, also where ``on_connect`` raised. An exception that leaves a method ends that one connection, with reason
@@ -31,16 +31,16 @@ class Handler:
     Source: gev's ``Handler`` and ``CallBack``.
     """
 
-    def on_start(self, worker: Worker) -> Any:  # noqa: ANN401 - None, or an awaitable of an async def
+    def on_start(self, worker: Worker) -> Any:
         """Be told that ``worker`` is about to serve: open pools, start timers. An exception ends the start."""
 
-    def on_stop(self, worker: Worker) -> Any:  # noqa: ANN401 - None, or an awaitable of an async def
+    def on_stop(self, worker: Worker) -> Any:
         """Be told that ``worker`` has closed its last connection and is going away."""
 
-    def on_connect(self, conn: Connection) -> Any:  # noqa: ANN401 - None, or an awaitable of an async def
+    def on_connect(self, conn: Connection) -> Any:
         """Greet a connection that can carry messages. Reading starts when this has ended."""
 
-    def on_message(self, conn: Connection, ctx: Any, data: Any) -> Any:  # noqa: ANN401 - the protocol decides
+    def on_message(self, conn: Connection, ctx: Any, data: Any) -> Any:
         """Handle one message.
 
         Args:
@@ -54,11 +54,11 @@ class Handler:
         msg = f"{type(self).__name__} has no on_message()"
         raise NotImplementedError(msg)
 
-    def on_close(self, conn: Connection, reason: CloseReason) -> Any:  # noqa: ANN401 - None, or an awaitable
+    def on_close(self, conn: Connection, reason: CloseReason) -> Any:
         """Say good-bye: ``conn.connected`` is False already, and ``reason`` tells why."""
 
-    def on_writable(self, conn: Connection) -> Any:  # noqa: ANN401 - None, or an awaitable of an async def
+    def on_writable(self, conn: Connection) -> Any:
         """Be told that waiting output fell to the low watermark after it had passed the high one."""
 
-    def on_drain(self, conn: Connection) -> Any:  # noqa: ANN401 - None, or an awaitable of an async def
+    def on_drain(self, conn: Connection) -> Any:
         """Be told that this server is going away: the last chance to send; the connection is closed after this."""

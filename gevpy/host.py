@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from gevpy.connection import Connection
     from gevpy.protocol.base import Protocol
+    from gevpy.write_side import WriteSide
 
 __all__ = ["Host"]
 
@@ -48,9 +48,7 @@ class Host:
         can_writelines: whether the transports' ``writelines`` is worth calling, and right.
     """
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, protocol: Protocol, on_message: Callable[..., Any]
-    ) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, protocol: Protocol, on_message: Callable[..., Any]) -> None:
         """Begin with empty buffers and no limits; the reactor sets those."""
         self.loop = loop
         self.protocol = protocol
@@ -77,24 +75,24 @@ class Host:
         self.can_writelines = False
         self._rings: list[RingBuffer] = []
         self._rings_bytes = 0
-        self._dirty: list[Connection] = []
+        self._dirty: list[WriteSide] = []
 
     def take_ring(self) -> RingBuffer:
         """Lend an empty ring for a part frame."""
         if not self._rings:
             return RingBuffer(RING_BYTES, None)
         ring = self._rings.pop()
-        self._rings_bytes -= ring._capacity  # noqa: SLF001 - the same family, hot
+        self._rings_bytes -= ring._capacity
         return ring
 
     def give_ring(self, ring: RingBuffer) -> None:
         """Take a ring back; keep it, if the pool has room."""
         ring.clear()
-        if self._rings_bytes + ring._capacity <= POOL_BYTES:  # noqa: SLF001 - the same family, hot
-            self._rings_bytes += ring._capacity  # noqa: SLF001
+        if self._rings_bytes + ring._capacity <= POOL_BYTES:
+            self._rings_bytes += ring._capacity
             self._rings.append(ring)
 
-    def mark_dirty(self, conn: Connection) -> None:
+    def mark_dirty(self, conn: WriteSide) -> None:
         """Flush ``conn`` at the end of this turn of the loop, once however often it is marked."""
         if not self._dirty:
             self.loop.call_soon(self.flush_dirty)
@@ -107,7 +105,7 @@ class Host:
         for conn in dirty:
             conn.flush()
 
-    def arm(self, conn: Connection, tick: int) -> None:
+    def arm(self, conn: WriteSide, tick: int) -> None:
         """Have the deadlines of ``conn`` looked at no later than at ``tick``."""
         entry = conn.wheel_entry
         if entry is None:

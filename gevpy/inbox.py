@@ -1,8 +1,8 @@
 """The messages of one connection that wait for its asynchronous handler.
 
 Handlers of one connection run one after the other, in the order in which the messages came, each reply written when its
-handler ends. The inbox holds what has come meanwhile, and the one task that works through it; both exist only while there is
-work, so an idle connection has neither.
+handler ends. The inbox holds what has come meanwhile, and the one task that works through it; both exist only while
+there is work, so an idle connection has neither.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-    from gevpy.connection import Connection
+    from gevpy.read_side import ReadSide
 
 __all__ = ["Inbox"]
 
@@ -23,7 +23,7 @@ MAX_MESSAGES = 16
 MAX_BYTES = 1024 * 1024
 
 
-def _size_of(data: Any) -> int:  # noqa: ANN401 - whatever a protocol makes
+def _size_of(data: Any) -> int:
     return len(data) if isinstance(data, bytes | bytearray | memoryview | str) else 0
 
 
@@ -36,7 +36,7 @@ class Inbox:
 
     __slots__ = ("_bytes", "_conn", "_running", "_waiting", "task")
 
-    def __init__(self, conn: Connection) -> None:
+    def __init__(self, conn: ReadSide) -> None:
         """Begin empty, for ``conn``."""
         self._conn = conn
         self._waiting: deque[tuple[Any, Any]] = deque()
@@ -80,7 +80,7 @@ class Inbox:
             while self._running is not None or self._waiting:
                 await self._handle_next()
         except asyncio.CancelledError as error:
-            if self._conn.connected:  # not by us: a message that was not handled must not go unnoticed
+            if self._conn._connected:  # not by us: a message that was not handled must not go unnoticed
                 self._conn.message_failed("on_message", error)
             raise
         finally:

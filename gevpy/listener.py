@@ -7,7 +7,6 @@ descriptors run out, a pause: neither loop offers one. The accepted socket is ha
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import logging
 import random
@@ -21,6 +20,7 @@ from gevpy.connection import Connection
 from gevpy.stats import RejectReason
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Coroutine
 
     from gevpy.reactor import Reactor
@@ -118,19 +118,19 @@ class Listener:
         if self._running:
             self._reactor.loop.add_reader(self._fd, self._accept_ready)
 
-    def _take(self, sock: socket.socket, address: Any) -> None:  # noqa: ANN401 - what accept() gives
+    def _take(self, sock: socket.socket, address: Any) -> None:
         admission = self._reactor.admission
         network = client_network(address) if admission.max_per_network is not None else ""
         refused = admission.enter(network)
         if refused is not None:
             self._refuse(sock, refused, address)
             return
-        sock.setblocking(False)
+        sock.settimeout(0)
         conn = Connection(self._reactor, format_address(address), network)
         work = self._reactor.loop.connect_accepted_socket(lambda: conn, sock)
         self._step(conn, sock, work)
 
-    def _refuse(self, sock: socket.socket, reason: RejectReason, address: Any) -> None:  # noqa: ANN401
+    def _refuse(self, sock: socket.socket, reason: RejectReason, address: Any) -> None:
         self._reactor.stats.count_rejected(reason)
         self._reactor.log.log(
             ("refused", reason), logging.WARNING, f"refused {format_address(address) or 'a connection'}: {reason}"
@@ -157,5 +157,5 @@ class Listener:
             if not conn.was_made:
                 self._reactor.admission.leave(conn.network)
             return
-        waited._asyncio_future_blocking = False  # noqa: SLF001 - as a task does with what it has to wait for
+        waited._asyncio_future_blocking = False
         waited.add_done_callback(partial(self._step, conn, sock, work))

@@ -1,7 +1,7 @@
 """Logging that a flood can't turn into a flood of lines.
 
-Each class of event gets one line per interval; the next one says how many were passed over. Text that comes from peers is
-escaped, so that nobody can write a line of their own.
+Each class of event gets one line per interval; the next one says how many were passed over. Text that comes from peers
+is escaped, so that nobody can write a line of their own.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ MAX_TEXT = 200
 
 
 def printable(text: object) -> str:
-    """Give text that is safe in a log line: control characters escaped, long text cut.
+    r"""Give text that is safe in a log line: control characters escaped, long text cut.
 
     Example:
-        >>> printable("a\\r\\nb")
-        'a\\\\r\\\\nb'
+        >>> printable("a\r\nb")
+        'a\\r\\nb'
     """
     escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
     return escaped if len(escaped) <= MAX_TEXT else escaped[:MAX_TEXT] + "…"

@@ -59,8 +59,8 @@ class Limits:
         max_write_buffer_bytes: output that may wait on one connection before the slow-consumer policy acts. Default
             1 MiB. A single message on an empty queue is always taken.
         slow_consumer: the policy. ``"close"`` (default) discards the output and closes; ``"drop_newest"`` and
-            ``"drop_oldest"`` drop whole messages and count them; ``"block"`` makes ``send`` raise `WriteBufferFull` and is
-            for handlers that ``await conn.drain()``.
+            ``"drop_oldest"`` drop whole messages and count them; ``"block"`` makes ``send`` raise `WriteBufferFull` and
+            is for handlers that ``await conn.drain()``.
 
     Raises:
         ConfigError: a value out of range.

@@ -1,9 +1,9 @@
 """One loop: its connections, its tick, its tasks, and what happens when something in them fails.
 
-The tick is the only clock of idle time. The wheel turns every 50 ms, half a tick of 100 ms: a timeout of n ticks is over
-2n + 2 turns after the turn it began in, which is never less than the timeout and at most one tick more, even where
-turns come late by up to one turn. Later than that means that the loop was blocked: then the sockets are looked at first,
-and the whole time counts as one turn, so that a connection whose bytes wait in the kernel is never evicted for
+The tick is the only clock of idle time. The wheel turns every 50 ms, half a tick of 100 ms: a timeout of n ticks is
+over 2n + 2 turns after the turn it began in, which is never less than the timeout and at most one tick more, even where
+turns come late by up to one turn. Later than that means that the loop was blocked: then the sockets are looked at
+first, and the whole time counts as one turn, so that a connection whose bytes wait in the kernel is never evicted for
 our own slowness.
 """
 
@@ -54,7 +54,7 @@ def ticks_for(seconds: float | None) -> int:
     return 0 if seconds is None else 2 * math.ceil(round(seconds / TICK_S, 6)) + 2
 
 
-def _hooks_of(handler: Any) -> dict[str, Callable[..., Any]]:  # noqa: ANN401 - an application's object
+def _hooks_of(handler: Any) -> dict[str, Callable[..., Any]]:
     """Give the methods that the application really wrote, so that the others cost nothing."""
     hooks = {}
     for name in HOOKS:
@@ -124,7 +124,7 @@ class Reactor(Host):
         # asyncio's writelines joins on 3.11, and ignored flow control in 3.12.0-8 and 3.13.0-1 (CVE-2024-12254)
         self.can_writelines = type(self.loop).__module__.partition(".")[0] == "uvloop"
 
-    # -- the tick ------------------------------------------------------------------------------------------------
+    # -- the tick ----------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Begin to turn the wheel."""
@@ -159,7 +159,7 @@ class Reactor(Host):
             conn.check_deadlines(self.tick)  # type: ignore[attr-defined]  # the wheel holds connections
         self._arm_turn((self._next_turn if late <= TURN_S else now) + TURN_S)
 
-    # -- the life of connections ---------------------------------------------------------------------------------
+    # -- the life of connections -------------------------------------------------------------------
 
     def opened(self, conn: Connection) -> None:
         """Take in a connection that can carry messages."""
@@ -197,7 +197,7 @@ class Reactor(Host):
         else:
             self._finished()
 
-    async def _await_close(self, conn: Connection, awaitable: Any) -> None:  # noqa: ANN401
+    async def _await_close(self, conn: Connection, awaitable: Any) -> None:
         try:
             await awaitable
         except Exception as error:  # noqa: BLE001 - whatever the application raised is its own
@@ -217,11 +217,11 @@ class Reactor(Host):
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def local_address_of(self, transport: Any) -> str:  # noqa: ANN401 - any transport
+    def local_address_of(self, transport: Any) -> str:
         """Write the address that a transport is bound to."""
         return format_address(transport.get_extra_info("sockname")) if transport is not None else ""
 
-    # -- draining ------------------------------------------------------------------------------------------------
+    # -- draining ----------------------------------------------------------------------------------
 
     async def drain(self, timeout_s: float | None) -> int:
         """End all connections gently; abort those that have not ended after ``timeout_s``.
@@ -248,16 +248,12 @@ class Reactor(Host):
         if not self._unfinished:
             return True
         self._all_gone = self.loop.create_future()
-        await asyncio.wait(
-            (self._all_gone, *or_else), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
-        )
+        await asyncio.wait((self._all_gone, *or_else), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         return self._all_gone.done()
 
-    # -- failures ------------------------------------------------------------------------------------------------
+    # -- failures ----------------------------------------------------------------------------------
 
-    def report(
-        self, conn: Connection, where: str, error: BaseException, *, expected: bool = False
-    ) -> None:
+    def report(self, conn: Connection, where: str, error: BaseException, *, expected: bool = False) -> None:
         """Log what went wrong on a connection, at most one line per class and five seconds.
 
         Args:
@@ -275,14 +271,14 @@ class Reactor(Host):
         message = f"error in {where}, connection {conn.id} from {who}: {what}"
         self.log.log((where, type(error)), logging.ERROR, message, error)
 
-    # -- other threads -------------------------------------------------------------------------------------------
+    # -- other threads -----------------------------------------------------------------------------
 
     def call_from_thread(self, callback: Callable[[], None]) -> None:
         """Run ``callback`` on the loop; nothing, if the loop is closed already."""
         if not self.loop.is_closed():
             self.loop.call_soon_threadsafe(callback)
 
-    def send_from_thread(self, conn: Connection, data: Any, on_written: Any) -> None:  # noqa: ANN401
+    def send_from_thread(self, conn: Connection, data: Any, on_written: Any) -> None:
         """Queue a send of another thread; it is packed and sent on the loop.
 
         Raises:
@@ -291,23 +287,23 @@ class Reactor(Host):
         """
         size = len(data) if isinstance(data, bytes | bytearray | memoryview | str) else 1
         with self._foreign_lock:
-            queued = conn._foreign_bytes  # noqa: SLF001 - counted here, under the lock
+            queued = conn._foreign_bytes
             full = queued > self.max_write_buffer_bytes
             wake = not full and not self._foreign
             if not full:
-                conn._foreign_bytes = queued + size  # noqa: SLF001
+                conn._foreign_bytes = queued + size
                 self._foreign.append((conn, data, on_written, size))
         if wake:
             self.call_from_thread(self._send_foreign)
         if full:
             self._refuse_foreign(conn, data, on_written, queued)
 
-    def _refuse_foreign(self, conn: Connection, data: Any, on_written: Any, queued: int) -> None:  # noqa: ANN401
+    def _refuse_foreign(self, conn: Connection, data: Any, on_written: Any, queued: int) -> None:
         error = WriteBufferFull("output queue full", limit=self.max_write_buffer_bytes, actual=queued)
         if self.slow_consumer == "block":
             raise error
         if self.slow_consumer == "close":
-            self.call_from_thread(lambda: conn._abort_with(CloseKind.SLOW_CONSUMER, error))  # noqa: SLF001
+            self.call_from_thread(lambda: conn._abort_with(CloseKind.SLOW_CONSUMER, error))
             raise ConnectionClosed(None, "output queue full") from error
         self.call_from_thread(lambda: self._drop_foreign(conn, data, on_written, error, DropReason.DROP_NEWEST))
 
@@ -316,7 +312,7 @@ class Reactor(Host):
             queue = self._foreign
             self._foreign = deque()
             for conn, _, _, size in queue:
-                conn._foreign_bytes -= size  # noqa: SLF001
+                conn._foreign_bytes -= size
         for conn, data, on_written, _ in queue:
             try:
                 conn.send(data, on_written=on_written)
@@ -328,15 +324,13 @@ class Reactor(Host):
                 self.report(conn, "packet", error)
                 self._drop_foreign(conn, data, on_written, error, DropReason.PACKET_FAILED)
 
-    def _drop_foreign(
-        self, conn: Connection, data: Any, on_written: Any, error: Exception, reason: DropReason  # noqa: ANN401
-    ) -> None:
+    def _drop_foreign(self, conn: Connection, data: Any, on_written: Any, error: Exception, reason: DropReason) -> None:
         self.stats.count_dropped(reason)
         if on_written is not None:
-            conn._tell_written(on_written, data, error)  # noqa: SLF001
+            conn._tell_written(on_written, data, error)
 
 
-def check_handler(handler: Any) -> None:  # noqa: ANN401 - checked here
+def check_handler(handler: Any) -> None:
     """Check that ``handler`` can be served.
 
     Raises:

@@ -4,12 +4,12 @@
                                                               ▲      │
                                                               └──────┘  again, for every frame of this read
 
-The buffer is the host's, shared by all connections, unless a part frame is left over: only then does this connection hold
-a ring of its own, until the frame is whole. `_handle_input` is the one loop over frames that there is.
+The buffer is the host's, shared by all connections, unless a part frame is left over: only then does this connection
+hold a ring of its own, until the frame is whole. `_handle_input` is the one loop over frames that there is.
 
 Reading stops for four causes, kept apart as bits so that none undoes another: the application asked, output is
-congested, the queue of an asynchronous handler is full, or this turn's share of messages is used up. The transport is paused
-while any of them holds; never inside ``get_buffer``, where uvloop 0.23 would crash.
+congested, the queue of an asynchronous handler is full, or this turn's share of messages is used up. The transport is
+paused while any of them holds; never inside ``get_buffer``, where uvloop 0.23 would crash.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from gevpy.inbox import Inbox
 from gevpy.write_side import WriteSide
 
 if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Coroutine
+
     from gevpy.host import Host
     from gevpy.ring_buffer import RingBuffer
 
@@ -51,7 +54,7 @@ class ReadSide(WriteSide):
         self._frame_tick = -1  # when the part frame in _ring began, or -1
         self._eof = False
 
-    # -- the asyncio protocol's reading --------------------------------------------------------------------------
+    # -- the asyncio protocol's reading ------------------------------------------------------------
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the two loops disagree on what it means
         """Lend the transport room to read into."""
@@ -156,7 +159,7 @@ class ReadSide(WriteSide):
         if host.frame_ticks:
             host.arm(self, host.tick + host.frame_ticks)
 
-    # -- asynchronous handlers -----------------------------------------------------------------------------------
+    # -- asynchronous handlers ---------------------------------------------------------------------
 
     def _take_inbox(self) -> Inbox:
         if self._inbox is None:
@@ -180,7 +183,7 @@ class ReadSide(WriteSide):
         if self._eof and self._connected:
             self._finish_input()
 
-    # -- pausing -------------------------------------------------------------------------------------------------
+    # -- pausing -----------------------------------------------------------------------------------
 
     def pause_reading(self) -> None:
         """Read nothing more, and call ``on_message`` no more, until `resume_reading`. Idempotent; on the loop only."""
@@ -264,7 +267,23 @@ class ReadSide(WriteSide):
     def _resume_after_output(self) -> None:
         self._resume(BY_OUTPUT)
 
-    # -- what the connection adds --------------------------------------------------------------------------------
+    # -- what the connection adds ------------------------------------------------------------------
 
     def _finish_input(self) -> None:
+        raise NotImplementedError
+
+    def start_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start a task that is kept until it ends."""
+        raise NotImplementedError
+
+    def call_handler(self, ctx: Any, data: Any) -> Any:
+        """Call ``on_message`` for the inbox."""
+        raise NotImplementedError
+
+    def message_handled(self, reply: Any, seconds: float) -> None:
+        """Send the reply of an asynchronous handler."""
+        raise NotImplementedError
+
+    def message_failed(self, where: str, error: BaseException) -> None:
+        """End the connection because its asynchronous handler raised."""
         raise NotImplementedError

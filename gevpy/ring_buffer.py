@@ -45,7 +45,7 @@ BELIEVED_FACTOR = 8  # more only up to so many times what has arrived
 
 
 class RingBuffer:
-    """A growable, bounded ring of bytes.
+    r"""A growable, bounded ring of bytes.
 
     Not thread-safe: one loop, or one thread, at a time. What `read`, `peek`, `peek_all` and `virtual_read` return is
     a copy and may be kept.
@@ -61,7 +61,7 @@ class RingBuffer:
 
     Example:
         >>> ring = RingBuffer()
-        >>> ring.write(b"\\x00\\x05hello")
+        >>> ring.write(b"\x00\x05hello")
         >>> length = ring.peek_uint16()
         >>> ring.skip(2)
         >>> ring.read(length)
@@ -71,6 +71,7 @@ class RingBuffer:
     __slots__ = (
         "_ahead",
         "_capacity",
+        "_data",
         "_first_capacity",
         "_head",
         "_length",
@@ -81,9 +82,7 @@ class RingBuffer:
         "scanned",
     )
 
-    def __init__(
-        self, capacity: int = DEFAULT_CAPACITY, max_capacity: int | None = DEFAULT_MAX_CAPACITY
-    ) -> None:
+    def __init__(self, capacity: int = DEFAULT_CAPACITY, max_capacity: int | None = DEFAULT_MAX_CAPACITY) -> None:
         """Make an empty ring."""
         if capacity < 1:
             msg = f"capacity must be at least 1, not {capacity}"
@@ -101,7 +100,7 @@ class RingBuffer:
         self.scanned = 0
         self._adopt(bytearray(capacity))
 
-    # -- sizes ---------------------------------------------------------------------------------------------------
+    # -- sizes -------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         """Bytes that can be read."""
@@ -130,7 +129,7 @@ class RingBuffer:
         """Whether there is nothing to read."""
         return self._length == 0
 
-    # -- writing -------------------------------------------------------------------------------------------------
+    # -- writing -----------------------------------------------------------------------------------
 
     def write(self, data: BytesLike) -> None:
         """Append a copy of ``data`` (any contiguous bytes-like object), growing as needed.
@@ -227,7 +226,7 @@ class RingBuffer:
         self._wanted = self._bounded(wanted)
         self.scanned = scanned
 
-    # -- reading -------------------------------------------------------------------------------------------------
+    # -- reading -----------------------------------------------------------------------------------
 
     def peek(self, size: int) -> bytes:
         """Give the next ``size`` bytes and leave them in.
@@ -269,8 +268,8 @@ class RingBuffer:
     def find(self, needle: bytes, start: int = 0, end: int = -1) -> int:
         """Give the offset of the first ``needle`` that lies between ``start`` and ``end``, or -1.
 
-        Offsets count from the head. An ``end`` of -1 is the end of the content. An empty needle is at ``start``, if that is
-        within the content.
+        Offsets count from the head. An ``end`` of -1 is the end of the content. An empty needle is at ``start``, if
+        that is within the content.
 
         Raises:
             ValueError: ``start`` is negative.
@@ -359,9 +358,7 @@ class RingBuffer:
             msg = f"size must not be negative: {size}"
             raise ValueError(msg)
         if size > self._length - self._ahead:
-            raise BufferUnderflow(
-                "ring buffer too short", limit=self._length - self._ahead, actual=size
-            )
+            raise BufferUnderflow("ring buffer too short", limit=self._length - self._ahead, actual=size)
         data = self._copy(self._ahead, size)
         self._ahead += size
         return data
@@ -374,7 +371,7 @@ class RingBuffer:
         """Forget the look-ahead: the next `virtual_read` begins at the head again."""
         self._ahead = 0
 
-    # -- inside --------------------------------------------------------------------------------------------------
+    # -- inside ------------------------------------------------------------------------------------
 
     def _tail(self) -> int:
         tail = self._head + self._length
@@ -396,9 +393,11 @@ class RingBuffer:
         if begin >= self._capacity:
             begin -= self._capacity
         first = self._capacity - begin
+        data: bytes
         if cython.compiled:
             if size <= first:
-                return PyBytes_FromStringAndSize(cython.cast(cython.p_char, self._data + begin), size)
+                data = PyBytes_FromStringAndSize(cython.cast(cython.p_char, self._data + begin), size)
+                return data
             data = PyBytes_FromStringAndSize(cython.NULL, size)  # filled in below
             target = PyBytes_AS_STRING(data)
             memcpy(target, self._data + begin, first)

@@ -60,11 +60,11 @@ class Server:
         """Show where it listens."""
         return f"<Server on {', '.join(map(_written, self.addresses)) or 'nothing'}>"
 
-    # -- what it is ----------------------------------------------------------------------------------------------
+    # -- what it is --------------------------------------------------------------------------------
 
     @property
     def addresses(self) -> list[tuple[str, int] | str]:
-        """Where peers can connect: a list of ``(host, port)``, or of the path of a Unix socket. Empty after the stop."""
+        """Where peers can connect: ``(host, port)`` each, or the path of a Unix socket. Empty after the stop."""
         return [] if self._listening is None else self._listening.addresses
 
     @property
@@ -72,21 +72,21 @@ class Server:
         """How many connections are open."""
         return 0 if self._reactor is None else len(self._reactor.connections)
 
-    # -- what it does --------------------------------------------------------------------------------------------
+    # -- what it does ------------------------------------------------------------------------------
 
-    def run_after(self, delay_s: float, callback: Callable[..., object], *args: Any) -> Timer:  # noqa: ANN401
-        """Call ``callback(*args)``, which may be ``async def``, once; see `Worker.run_after`. Source: gev's ``RunAfter``."""
+    def run_after(self, delay_s: float, callback: Callable[..., object], *args: Any) -> Timer:
+        """Call ``callback(*args)``, which may be ``async def``, once; see `Worker.run_after`. gev's ``RunAfter``."""
         return self._running().timers.run_after(delay_s, callback, *args)
 
-    def run_every(self, interval_s: float, callback: Callable[..., object], *args: Any) -> Timer:  # noqa: ANN401
-        """Call ``callback(*args)`` again and again; see `Worker.run_every`. Source: gev's ``RunEvery``."""
+    def run_every(self, interval_s: float, callback: Callable[..., object], *args: Any) -> Timer:
+        """Call ``callback(*args)`` again and again; see `Worker.run_every`. gev's ``RunEvery``."""
         return self._running().timers.run_every(interval_s, callback, *args)
 
-    def broadcast(self, data: Any) -> None:  # noqa: ANN401
+    def broadcast(self, data: Any) -> None:
         """Send ``data`` to every connection; see `Worker.broadcast`."""
         self._running().worker.broadcast(data)
 
-    def publish(self, topic: str, data: Any) -> None:  # noqa: ANN401
+    def publish(self, topic: str, data: Any) -> None:
         """Send ``data`` to every connection that subscribes to ``topic``; see `Worker.publish`."""
         self._running().worker.publish(topic, data)
 
@@ -96,7 +96,7 @@ class Server:
             raise RuntimeError(msg)
         return self._reactor
 
-    # -- starting ------------------------------------------------------------------------------------------------
+    # -- starting ----------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Bind, greet the handler, and serve. `serve` calls this.
@@ -119,9 +119,7 @@ class Server:
 
     async def _start_on(self, loop: asyncio.AbstractEventLoop, listening: ListeningSockets) -> None:
         options = self.options
-        admission = Admission(
-            connection_limit(options.limits.max_connections), options.limits.max_connections_per_ip
-        )
+        admission = Admission(connection_limit(options.limits.max_connections), options.limits.max_connections_per_ip)
         self._reactor = reactor = Reactor(loop, self._handler, options, admission)
         worker = Worker(reactor, 0)
         stall = options.timeouts.write_stall_s
@@ -160,7 +158,7 @@ class Server:
         metrics = f", metrics on http://{self._endpoint.address}/metrics" if self._endpoint else ""
         return f"{build_info()} serving {type(options.protocol).__name__} on {where}{metrics}; {' '.join(limits)}"
 
-    # -- stopping ------------------------------------------------------------------------------------------------
+    # -- stopping ----------------------------------------------------------------------------------
 
     async def serve_forever(self) -> None:
         """Serve until `stop`, SIGINT or SIGTERM; return after the drain. A second signal ends the drain at once.
@@ -298,8 +296,8 @@ def serve(  # noqa: PLR0913 - flat where people reach for them, grouped where th
 
     Args:
         handler: the application, an object with ``on_message``; see `Handler`.
-        host: an address or name, or several; None or ``""`` for every address of both families, ``"::"`` likewise in one
-            socket. Default: this machine only.
+        host: an address or name, or several; None or ``""`` for every address of both families, ``"::"`` likewise in
+            one socket. Default: this machine only.
         port: 0 to 65535; 0 lets the system choose, one port for all addresses. Default 1388, gev's.
         protocol: how bytes become messages; default `RawProtocol`.
         workers: 1: the calling loop.

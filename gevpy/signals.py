@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     import asyncio
@@ -32,7 +32,7 @@ class StopSignals:
         self._count = 0
         self._previous: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> StopSignals:
+    def __enter__(self) -> Self:
         """Install the handlers."""
         if threading.current_thread() is not threading.main_thread():
             return self

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 __all__ = ["DropReason", "RejectReason", "Stats"]
 
 
-
 class RejectReason(enum.StrEnum):
     """Why a connection was refused at the door; the value is the metrics label."""
 

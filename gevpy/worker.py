@@ -42,7 +42,7 @@ class Worker:
         """How many connections are open on this worker."""
         return len(self._reactor.connections)
 
-    def run_after(self, delay_s: float, callback: Callable[..., object], *args: Any) -> Timer:  # noqa: ANN401
+    def run_after(self, delay_s: float, callback: Callable[..., object], *args: Any) -> Timer:
         """Call ``callback(*args)``, which may be ``async def``, once, ``delay_s`` seconds from now.
 
         Returns:
@@ -53,7 +53,7 @@ class Worker:
         """
         return self._reactor.timers.run_after(delay_s, callback, *args)
 
-    def run_every(self, interval_s: float, callback: Callable[..., object], *args: Any) -> Timer:  # noqa: ANN401
+    def run_every(self, interval_s: float, callback: Callable[..., object], *args: Any) -> Timer:
         """Call ``callback(*args)``, which may be ``async def``, every ``interval_s`` seconds, first after one interval.
 
         Drift-free; beats that a blocked loop missed are not caught up, and a run that still goes on skips a beat.
@@ -66,7 +66,7 @@ class Worker:
         """
         return self._reactor.timers.run_every(interval_s, callback, *args)
 
-    def broadcast(self, data: Any, where: Callable[[Connection], object] | None = None) -> None:  # noqa: ANN401
+    def broadcast(self, data: Any, where: Callable[[Connection], object] | None = None) -> None:
         """Send ``data`` to every connection of this worker, or to those for which ``where(conn)`` is true.
 
         A connection that is closing, or whose slow-consumer policy refuses the message, is passed over (and counted);
@@ -78,7 +78,7 @@ class Worker:
         connections = tuple(self._reactor.connections.values())
         _send_all(connections if where is None else [conn for conn in connections if where(conn)], data)
 
-    def publish(self, topic: str, data: Any, *, exclude: Connection | None = None) -> None:  # noqa: ANN401
+    def publish(self, topic: str, data: Any, *, exclude: Connection | None = None) -> None:
         """Send ``data`` to every connection that subscribes to ``topic``, except ``exclude``.
 
         Raises:
@@ -97,7 +97,7 @@ class Worker:
         return self._reactor.topics.count(topic)
 
 
-def _send_all(connections: Iterable[Connection], data: Any) -> None:  # noqa: ANN401
+def _send_all(connections: Iterable[Connection], data: Any) -> None:
     for conn in connections:
         if not conn.connected:
             continue

@@ -115,7 +115,7 @@ class WriteBatch:
     def _add_alone(self) -> None:
         piece = self._alone
         self._alone = None
-        assert piece is not None, "called only while one piece stands alone"  # noqa: S101 - our own invariant
+        assert piece is not None, "called only while one piece stands alone"
         self._add(piece, len(piece))
 
     def _add(self, piece: bytes, size: int) -> None:
@@ -134,6 +134,7 @@ class WriteBatch:
         self._used += size
 
     def _take_small(self) -> bytes:
+        block: bytes
         if cython.compiled:
             block = PyBytes_FromStringAndSize(PyByteArray_AS_STRING(self._small), self._used)
             if len(self._small) > 4 * FIRST_CAPACITY:

@@ -4,12 +4,12 @@ Output goes through three places, oldest last:
 
     send() ──▶ batch      inside this connection's own read: gathered in the host's `WriteBatch`, one write at its end
            └─▶ pending    otherwise: a list of whole messages, handed over at the end of the loop's turn
-                   └────▶ transport    takes what it is given; its limits are set to 0, so that it says at once when it could
-                                       not write everything (``pause_writing``), and again when all of it has left
+                   └────▶ transport    takes what it is given; its limits are 0, so that it says at once when it
+                                       could not write everything (``pause_writing``), and when all has left
 
 While the transport is busy, whole messages wait in ``pending``, where the slow-consumer policy can still drop them.
-Because the transport's own limits are 0, ``pause_writing`` and ``resume_writing`` tell exactly when nothing is unsent, and
-``on_written`` needs no polling.
+Because the transport's own limits are 0, ``pause_writing`` and ``resume_writing`` tell exactly when nothing is unsent,
+and ``on_written`` needs no polling.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from gevpy.closing import CloseKind, CloseReason
-from gevpy.errors import ConnectionClosed, GevError, WriteBufferFull
+from gevpy.errors import ConnectionClosed, WriteBufferFull
 from gevpy.stats import DropReason
 from gevpy.write_batch import as_bytes
 
@@ -87,16 +87,14 @@ class WriteSide:
         self.active_tick = host.tick
         self.wheel_entry: WheelEntry | None = None
 
-    # -- what an application calls -------------------------------------------------------------------------------
+    # -- what an application calls -----------------------------------------------------------------
 
-    def send(
-        self, data: Any, *, on_written: Callable[[Any, BaseException | None], object] | None = None  # noqa: ANN401
-    ) -> None:
+    def send(self, data: Any, *, on_written: Callable[[Any, BaseException | None], object] | None = None) -> None:
         """Send one message: ``protocol.packet`` makes its frame, which leaves as soon as the socket takes it.
 
         Never blocks. Inside ``on_message`` it precedes the reply that is then returned, and leaves in the same write;
-        elsewhere all sends of one turn of the loop leave in one write. Safe from any thread: there it keeps that thread's
-        order, and ``packet`` runs later, on the loop.
+        elsewhere all sends of one turn of the loop leave in one write. Safe from any thread: there it keeps that
+        thread's order, and ``packet`` runs later, on the loop.
 
         Args:
             data: what the protocol's ``packet`` takes; bytes-like for the byte protocols.
@@ -105,8 +103,8 @@ class WriteSide:
                 slow-consumer policy dropped it). That is the moment to reuse a pooled buffer.
 
         Raises:
-            ConnectionClosed: the connection is known to be closed or closing, or ``"close"`` is the slow-consumer policy
-                and just acted.
+            ConnectionClosed: the connection is known to be closed or closing, or ``"close"`` is the slow-consumer
+                policy and just acted.
             WriteBufferFull: more than ``max_write_buffer_bytes`` wait, and the policy is ``"block"``.
             Exception: whatever ``packet`` raises; the connection lives on.
 
@@ -126,7 +124,9 @@ class WriteSide:
             self._enqueue(as_bytes(self._protocol.packet(self, data)), data, on_written, refusable=True)
 
     async def drain(self) -> None:
-        """Wait until output is not congested: at once unless more than ``high_bytes`` wait, else until at most ``low_bytes`` do.
+        """Wait until output is not congested.
+
+        Returns at once unless more than ``high_bytes`` wait; else when at most ``low_bytes`` do.
 
         On the loop only.
 
@@ -157,7 +157,7 @@ class WriteSide:
         """Whether output passed ``high_bytes`` and is not yet down to ``low_bytes``."""
         return self._congested
 
-    # -- the asyncio protocol's flow control ---------------------------------------------------------------------
+    # -- the asyncio protocol's flow control -------------------------------------------------------
 
     def pause_writing(self) -> None:
         """Learn from the transport that it could not write everything."""
@@ -175,9 +175,9 @@ class WriteSide:
         if not self._corked:
             self.flush()
 
-    # -- queueing ------------------------------------------------------------------------------------------------
+    # -- queueing ----------------------------------------------------------------------------------
 
-    def _emit(self, data: Any) -> None:  # noqa: ANN401
+    def _emit(self, data: Any) -> None:
         """Queue what our own read produced: into the batch, unless something older waits."""
         host = self._host
         if host.batch.length > host.max_write_buffer_bytes:
@@ -188,8 +188,8 @@ class WriteSide:
         self._protocol.packet_into(self, data, host.batch)
         host.stats.sent_messages += 1
 
-    def _reply(self, data: Any) -> None:  # noqa: ANN401
-        """Queue what ``on_message`` returned. It belongs to a message that was taken, so ``"block"`` doesn't refuse it."""
+    def _reply(self, data: Any) -> None:
+        """Queue what ``on_message`` returned; ``"block"`` doesn't refuse it, for its message was taken."""
         if self._lost or self._write_shut:
             reason = DropReason.CONNECTION_CLOSED if self._lost else DropReason.WRITE_SHUT_DOWN
             self._host.stats.count_dropped(reason)
@@ -203,7 +203,7 @@ class WriteSide:
     def _enqueue(
         self,
         frame: bytes,
-        data: Any,  # noqa: ANN401
+        data: Any,
         on_written: Callable[[Any, BaseException | None], object] | None,
         *,
         refusable: bool,
@@ -229,7 +229,7 @@ class WriteSide:
         if self._busy:
             self._note_congestion()
 
-    def _make_room(self, data: Any, on_written: Callable[[Any, BaseException | None], object] | None) -> bool:  # noqa: ANN401
+    def _make_room(self, data: Any, on_written: Callable[[Any, BaseException | None], object] | None) -> bool:
         """Act by the slow-consumer policy; tell whether the new message may be queued."""
         host = self._host
         limit = host.max_write_buffer_bytes
@@ -283,7 +283,7 @@ class WriteSide:
             queued += self._transport.get_write_buffer_size()
         return queued
 
-    # -- handing over --------------------------------------------------------------------------------------------
+    # -- handing over ------------------------------------------------------------------------------
 
     def flush(self) -> None:
         """Hand over what waits, as far as the transport takes it, and act on what has become of it."""
@@ -371,7 +371,7 @@ class WriteSide:
             self._written = None
 
     def _tell_written(
-        self, callback: Callable[[Any, BaseException | None], object], data: Any, error: GevError | None  # noqa: ANN401
+        self, callback: Callable[[Any, BaseException | None], object], data: Any, error: Exception | None
     ) -> None:
         try:
             callback(data, error)
@@ -396,7 +396,7 @@ class WriteSide:
             if not waiter.done():
                 waiter.set_exception(self._closed_error())
 
-    # -- ending --------------------------------------------------------------------------------------------------
+    # -- ending ------------------------------------------------------------------------------------
 
     def _closed_error(self) -> ConnectionClosed:
         if self._write_shut and self._connected:
@@ -416,11 +416,9 @@ class WriteSide:
         self._discard_output()
         self._transport.abort()
 
-    # -- what the other half and the connection add --------------------------------------------------------------
+    # -- what the other half and the connection add ------------------------------------------------
 
-    def _send_from_thread(
-        self, data: Any, on_written: Callable[[Any, BaseException | None], object] | None  # noqa: ANN401
-    ) -> None:
+    def _send_from_thread(self, data: Any, on_written: Callable[[Any, BaseException | None], object] | None) -> None:
         raise NotImplementedError
 
     def _pause_for_output(self) -> None:

@@ -49,7 +49,7 @@ class Protocol:
 
     max_frame_bytes = 65536
 
-    def unpacket(self, conn: Any, buffer: RingBuffer) -> tuple[Any, Any] | None:  # noqa: ANN401 - a codec's own types
+    def unpacket(self, conn: Any, buffer: RingBuffer) -> tuple[Any, Any] | None:
         """Take the next message out of ``buffer``.
 
         Called again and again until it gives None or the buffer is empty; never with an empty buffer.
@@ -68,7 +68,7 @@ class Protocol:
         msg = f"{type(self).__name__} has no unpacket()"
         raise NotImplementedError(msg)
 
-    def packet(self, conn: Any, data: Any) -> BytesLike:  # noqa: ANN401 - a codec's own types
+    def packet(self, conn: Any, data: Any) -> BytesLike:
         """Turn one message into the bytes of its frame.
 
         Args:
@@ -85,7 +85,7 @@ class Protocol:
         msg = f"{type(self).__name__} has no packet()"
         raise NotImplementedError(msg)
 
-    def packet_into(self, conn: Any, data: Any, batch: WriteBatch) -> None:  # noqa: ANN401 - a codec's own types
+    def packet_into(self, conn: Any, data: Any, batch: WriteBatch) -> None:
         """Add the frame of ``data`` to ``batch``: what `packet` gives, unless a protocol knows a shorter way."""
         batch.append(self.packet(conn, data))
 
@@ -93,7 +93,7 @@ class Protocol:
         """Give the bound on what may stay buffered after None; a protocol with a header adds it here."""
         return self.max_frame_bytes
 
-    def decode(self, conn: Any, buffer: RingBuffer) -> tuple[Any, Any] | None:  # noqa: ANN401 - a codec's own types
+    def decode(self, conn: Any, buffer: RingBuffer) -> tuple[Any, Any] | None:
         """Call ``unpacket`` once and hold it to its contract.
 
         Raises:
@@ -117,7 +117,7 @@ class Protocol:
         return message
 
 
-def require_bytes(data: Any) -> bytes:  # noqa: ANN401 - checked here
+def require_bytes(data: Any) -> bytes:
     """Give ``data`` as bytes, or say what a byte protocol wants.
 
     Raises:

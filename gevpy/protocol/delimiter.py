@@ -29,7 +29,8 @@ class DelimiterProtocol(Protocol):
         | ABC \0 DE | F \0 |    ->    | ABC | DEF |                  | ABC\0 | DEF\0 |
         +-----------------+           +-----+-----+                  +-------+-------+
 
-    ``data`` is ``bytes`` and may be kept; ``ctx`` is None. Where two delimiters begin at the same byte, the longer wins.
+    ``data`` is ``bytes`` and may be kept; ``ctx`` is None. Where two delimiters begin at the same byte, the longer
+    wins.
 
     Args:
         delimiters: one delimiter, or several; none empty. ``packet`` appends the first.
@@ -63,7 +64,7 @@ class DelimiterProtocol(Protocol):
         self.max_frame_bytes = max_frame_bytes
         self._longest = max(map(len, several))
 
-    def unpacket(self, conn: Any, buffer: RingBuffer) -> tuple[Any, Any] | None:  # noqa: ANN401, ARG002 - the contract
+    def unpacket(self, conn: Any, buffer: RingBuffer) -> tuple[Any, Any] | None:  # noqa: ARG002 - the contract
         """Take one frame, if its delimiter has come."""
         start = buffer.scanned
         position = -1
@@ -85,7 +86,7 @@ class DelimiterProtocol(Protocol):
         buffer.skip(length)
         return None, data
 
-    def packet(self, conn: Any, data: Any) -> bytes:  # noqa: ANN401, ARG002 - the contract
+    def packet(self, conn: Any, data: Any) -> bytes:  # noqa: ARG002 - the contract
         """Append the first delimiter, unless messages carry their own. Raises TypeError for what is not bytes-like."""
         frame = require_bytes(data)
         return frame + self.delimiters[0] if self.strip else frame
@@ -103,8 +104,8 @@ class LineProtocol(Protocol):
         | hello\r\n\n | wor | ld\n |  ->  | hello |    | world |
         +------------------------+        +-------+----+-------+
 
-    A line ends with ``\n`` or ``\r\n``, which is stripped; an empty line is a message. ``packet`` appends ``\n``. ``data`` is
-    ``bytes`` and may be kept; ``ctx`` is None.
+    A line ends with ``\n`` or ``\r\n``, which is stripped; an empty line is a message. ``packet`` appends ``\n``.
+    ``data`` is ``bytes`` and may be kept; ``ctx`` is None.
 
     Args:
         max_frame_bytes: the bound on a line without its ending, default 8192, as for a header line in HTTP servers.
@@ -122,7 +123,7 @@ class LineProtocol(Protocol):
             raise ConfigError(msg)
         self.max_frame_bytes = max_frame_bytes
 
-    def unpacket(self, conn: Any, buffer: RingBuffer) -> tuple[Any, Any] | None:  # noqa: ANN401, ARG002 - the contract
+    def unpacket(self, conn: Any, buffer: RingBuffer) -> tuple[Any, Any] | None:  # noqa: ARG002 - the contract
         """Take one line, if it has ended."""
         position = buffer.find(b"\n", buffer.scanned)
         if position < 0:
@@ -138,7 +139,7 @@ class LineProtocol(Protocol):
         buffer.skip(ending)
         return None, data
 
-    def packet(self, conn: Any, data: Any) -> bytes:  # noqa: ANN401, ARG002 - the contract
+    def packet(self, conn: Any, data: Any) -> bytes:  # noqa: ARG002 - the contract
         """Append the line's end. Raises TypeError for what is not bytes-like."""
         return require_bytes(data) + b"\n"
 

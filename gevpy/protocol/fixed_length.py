@@ -41,14 +41,14 @@ class FixedLengthProtocol(Protocol):
         self.length = length
         self.max_frame_bytes = max_frame_bytes
 
-    def unpacket(self, conn: Any, buffer: RingBuffer) -> tuple[Any, Any] | None:  # noqa: ANN401, ARG002 - the contract
+    def unpacket(self, conn: Any, buffer: RingBuffer) -> tuple[Any, Any] | None:  # noqa: ARG002 - the contract
         """Take one frame, if it is all there."""
         if len(buffer) < self.length:
             buffer.reserve(self.length)
             return None
         return None, buffer.read(self.length)
 
-    def packet(self, conn: Any, data: Any) -> bytes:  # noqa: ANN401, ARG002 - the contract
+    def packet(self, conn: Any, data: Any) -> bytes:  # noqa: ARG002 - the contract
         """Give ``data`` as it is.
 
         Raises:

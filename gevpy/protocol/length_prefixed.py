@@ -61,9 +61,9 @@ class LengthPrefixedProtocol(Protocol):
         | 0xCA | 0x000C | 0xFE | "HELLO, WORLD" |  ->  | 0xFE | "HELLO, WORLD" |
         +------+--------+------+----------------+      +------+----------------+
 
-    Sending is the inverse: ``packet`` puts the length field in at ``offset``, so with ``offset`` 2 a reply's first two bytes go
-    before it; with ``strip=0`` messages carry their own header both ways. An empty frame is a message. The length is
-    unsigned, always: a negative length is no length. ``data`` is ``bytes`` and may be kept; ``ctx`` is None.
+    Sending is the inverse: ``packet`` puts the length field in at ``offset``, so with ``offset`` 2 a reply's first two
+    bytes go before it; with ``strip=0`` messages carry their own header both ways. An empty frame is a message. The
+    length is unsigned, always: a negative length is no length. ``data`` is ``bytes`` and may be kept; ``ctx`` is None.
 
     Args:
         size: width of the length field in bytes: 1, 2, 3, 4 or 8. Default 4.
@@ -78,8 +78,8 @@ class LengthPrefixedProtocol(Protocol):
     Raises:
         ConfigError: a value out of range.
 
-    Source: Netty's ``LengthFieldBasedFrameDecoder`` (``lengthFieldLength``, ``lengthFieldOffset``, ``lengthAdjustment``,
-    ``initialBytesToStrip``) and ``LengthFieldPrepender``; gev's ``example/protocol``.
+    Source: Netty's ``LengthFieldBasedFrameDecoder`` (``lengthFieldLength``, ``lengthFieldOffset``,
+    ``lengthAdjustment``, ``initialBytesToStrip``) and ``LengthFieldPrepender``; gev's ``example/protocol``.
     """
 
     def __init__(  # noqa: PLR0913 - the five numbers that describe such a header, all optional
@@ -115,12 +115,12 @@ class LengthPrefixedProtocol(Protocol):
         self._little = byteorder == "little"
         self._largest = (1 << (8 * size)) - 1
 
-    def unpacket(self, conn: Any, buffer: RingBuffer) -> tuple[Any, Any] | None:  # noqa: ANN401, ARG002 - the contract
+    def unpacket(self, conn: Any, buffer: RingBuffer) -> tuple[Any, Any] | None:  # noqa: ARG002 - the contract
         """Take one frame, if it is all there."""
         have = len(buffer)
         if have < self._header:
             return None
-        value = buffer._uint(self.offset, self.size, self._little)  # noqa: SLF001 - checked above, hot
+        value = buffer._uint(self.offset, self.size, self._little)
         if value > self.max_frame_bytes + abs(self.adjustment):  # before any sum that could overflow
             raise self._too_large(value)
         body = value + self.adjustment
@@ -134,7 +134,7 @@ class LengthPrefixedProtocol(Protocol):
             return None
         return None, buffer.take(self.strip, total - self.strip)
 
-    def packet(self, conn: Any, data: Any) -> bytes:  # noqa: ANN401, ARG002 - the contract
+    def packet(self, conn: Any, data: Any) -> bytes:  # noqa: ARG002 - the contract
         """Put the length field in.
 
         Raises:
@@ -148,7 +148,7 @@ class LengthPrefixedProtocol(Protocol):
         field = self._length_of(body).to_bytes(self.size, "little" if self._little else "big")
         return body[: self.offset] + field + body[self.offset :] if self.offset else field + body
 
-    def packet_into(self, conn: Any, data: Any, batch: WriteBatch) -> None:  # noqa: ANN401 - the contract
+    def packet_into(self, conn: Any, data: Any, batch: WriteBatch) -> None:
         """Add length and payload as they are, without joining them first."""
         if type(self) is not LengthPrefixedProtocol or self.offset or self.strip == 0:
             batch.append(self.packet(conn, data))
@@ -170,9 +170,7 @@ class LengthPrefixedProtocol(Protocol):
         return value
 
     def _too_large(self, actual: int) -> FrameTooLarge:
-        return FrameTooLarge(
-            "declared frame length", limit=self.max_frame_bytes, actual=actual, offset=self.offset
-        )
+        return FrameTooLarge("declared frame length", limit=self.max_frame_bytes, actual=actual, offset=self.offset)
 
     def _too_short(self, value: int) -> ProtocolError:
         return ProtocolError("frame shorter than its own header", actual=value, offset=self.offset)

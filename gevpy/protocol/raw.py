@@ -24,15 +24,15 @@ class RawProtocol(Protocol):
     Source: gev's ``DefaultProtocol``.
     """
 
-    def unpacket(self, conn: Any, buffer: RingBuffer) -> tuple[Any, Any] | None:  # noqa: ANN401, ARG002 - the contract
+    def unpacket(self, conn: Any, buffer: RingBuffer) -> tuple[Any, Any] | None:  # noqa: ARG002 - the contract
         """Take everything."""
         return None, buffer.read(len(buffer))
 
-    def packet(self, conn: Any, data: Any) -> bytes:  # noqa: ANN401, ARG002 - the contract
+    def packet(self, conn: Any, data: Any) -> bytes:  # noqa: ARG002 - the contract
         """Give ``data`` as it is. Raises TypeError for what is not bytes-like."""
         return require_bytes(data)
 
-    def packet_into(self, conn: Any, data: Any, batch: WriteBatch) -> None:  # noqa: ANN401 - the contract
+    def packet_into(self, conn: Any, data: Any, batch: WriteBatch) -> None:
         """Add ``data`` as it is."""
         if type(self) is RawProtocol:
             batch.append(require_bytes(data))
