@@ -36,6 +36,8 @@ DIRECTIVES = {
     "wraparound": False,
     # Types come from the .pxd alone: "int" in the .py is for readers and for mypy.
     "annotation_typing": False,
+    # None where an object was expected is an error of the caller's, not a crash.
+    "nonecheck": True,
 }
 
 
@@ -110,6 +112,7 @@ class BuildExt(build_ext):
             f"{rule}\n"
             f"gevpy: the compiled core could NOT be built: {type(error).__name__}: {error}\n"
             "gevpy: going on with the pure-Python core, which does the same several times slower.\n"
+            "gevpy: most often a C compiler or Python's headers (python3-dev) are missing.\n"
             "gevpy: GEVPY_BUILD=required makes this an error; GEVPY_BUILD=pure asks for it.\n"
             f"{rule}",
             file=sys.stderr,

@@ -41,8 +41,7 @@ def connection_limit(wanted: int | None) -> int:
         return min(DEFAULT_CONNECTIONS, _room_in(soft))
     if _room_in(soft) < wanted:
         needed = wanted + RESERVED_DESCRIPTORS
-        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        soft = _raise_soft_limit(soft, needed if hard == resource.RLIM_INFINITY else min(needed, hard), hard)
     if _room_in(soft) < wanted:
         logger.warning(
             "max_connections=%d needs RLIMIT_NOFILE %d, the hard limit is %d: clamped to %d connections",
@@ -52,6 +51,14 @@ def connection_limit(wanted: int | None) -> int:
             _room_in(soft),
         )
     return min(wanted, _room_in(soft))
+
+
+def _raise_soft_limit(soft: int, wanted: int, hard: int) -> int:
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (ValueError, OSError):  # a container or another limit of the system forbids it
+        return soft
+    return wanted
 
 
 def _room_in(descriptors: int) -> int:

@@ -137,6 +137,7 @@ class Connection(ReadSide, asyncio.BufferedProtocol):
             raise ConfigError(msg)
         self._protocol = protocol
         self.protocol_state = None
+        self.forget_search()
 
     @property
     def was_made(self) -> bool:
@@ -375,7 +376,7 @@ class Connection(ReadSide, asyncio.BufferedProtocol):
         if reply is None:
             return
         try:
-            self._reply(reply)
+            self.reply(reply)
         except Exception as error:  # noqa: BLE001 - a reply that can't be packed ends this connection only
             self._fail("packet", error)
 

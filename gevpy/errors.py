@@ -65,10 +65,15 @@ class BindError(GevError, OSError):
         """Say that ``address`` can't be bound because of ``cause``."""
         super().__init__(cause.errno, f"cannot listen on {address}: {cause.strerror or cause}")
         self.address = address
+        self._cause = cause
 
     def __str__(self) -> str:
         """Give the one line a person needs: address and cause."""
         return str(self.strerror)
+
+    def __reduce__(self) -> tuple[type[BindError], tuple[str, OSError]]:
+        """Let it cross processes."""
+        return type(self), (self.address, self._cause)
 
 
 class _LimitError(GevError):
@@ -126,10 +131,15 @@ class ConnectionClosed(GevError, ConnectionError):
     def __init__(self, reason: CloseReason | None = None, message: str | None = None) -> None:
         """Keep the reason and say it."""
         self.reason = reason
+        self._message = message
         text = message or "connection closed"
         super().__init__(text if reason is None else f"{text}: {reason}")
         if reason is not None and reason.error is not None:
             self.__cause__ = reason.error
+
+    def __reduce__(self) -> tuple[type[ConnectionClosed], tuple[CloseReason | None, str | None]]:
+        """Let it cross processes."""
+        return type(self), (self.reason, self._message)
 
 
 class ProtocolError(_LimitError):

@@ -58,7 +58,7 @@ class Host:
         self.stats = Stats()
         self.wheel = TimingWheel()
         self.tick = 0
-        self.read_ring = RingBuffer(READ_BUFFER_BYTES, READ_BUFFER_BYTES)
+        self.read_ring = RingBuffer(READ_BUFFER_BYTES, None)  # lent whole, so it never grows itself
         self.read_view = self.read_ring.writable(READ_BUFFER_BYTES)
         self.batch = WriteBatch()
         self.max_write_buffer_bytes = 0

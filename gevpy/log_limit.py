@@ -7,6 +7,7 @@ is escaped, so that nobody can write a line of their own.
 from __future__ import annotations
 
 import time
+import traceback
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -69,4 +70,25 @@ class LimitedLog:
         suppressed = self._suppressed.pop(kind, 0)
         if suppressed:
             message = f"{message} ({suppressed} more like it were not logged)"
+        if error is not None and not _is_safe(error):
+            message = f"{message}\n{_escaped_traceback(error)}"
+            error = None
         self._logger.log(level, "%s", message, exc_info=error)
+
+
+def _is_safe(error: BaseException) -> bool:
+    """Tell whether the texts of ``error`` and of those behind it have no control characters."""
+    seen = set()
+    chain: BaseException | None = error
+    while chain is not None and id(chain) not in seen:
+        seen.add(id(chain))
+        if not str(chain).isprintable():
+            return False
+        chain = chain.__cause__ or chain.__context__
+    return True
+
+
+def _escaped_traceback(error: BaseException) -> str:
+    """Write the traceback without the texts: where it happened, and what, escaped."""
+    lines = traceback.format_tb(error.__traceback__)
+    return "".join(lines) + printable(f"{type(error).__name__}: {error}")

@@ -5,14 +5,13 @@ Every limit and every timeout has a default. Where None lifts one, that must be 
 
 from __future__ import annotations
 
-import math
+import os
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal, get_args
 
 from gevpy.errors import ConfigError
 
 if TYPE_CHECKING:
-    import os
     import socket
     from collections.abc import Sequence
 
@@ -21,6 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["IdleRefresh", "Limits", "ServeOptions", "SlowConsumer", "Timeouts", "Watermarks"]
 
 MAX_PORT = 65535
+MAX_BACKLOG = 2**31 - 1
+MOST = 2**48
+MOST_SECONDS = 1_000_000_000
 
 SlowConsumer = Literal["close", "drop_newest", "drop_oldest", "block"]
 """What to do with a peer that reads too slowly; see `Limits`."""
@@ -29,9 +31,9 @@ IdleRefresh = Literal["read", "write", "both"]
 """What counts against idleness: bytes that come, bytes that leave, or either."""
 
 
-def _require_count(name: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        msg = f"{name} must be a whole number of at least {least}, not {value!r}"
+def _require_count(name: str, value: object, least: int, most: int = MOST) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        msg = f"{name} must be a whole number, {least} to {most}, not {value!r}"
         raise ConfigError(msg)
 
 
@@ -41,8 +43,8 @@ def require_seconds(name: str, value: object) -> None:
     Raises:
         ConfigError: it isn't.
     """
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
-        msg = f"{name} must be a number of seconds above 0, not {value!r}"
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= MOST_SECONDS:
+        msg = f"{name} must be a number of seconds, above 0 and at most {MOST_SECONDS:,}, not {value!r}"
         raise ConfigError(msg)
 
 
@@ -168,11 +170,9 @@ class ServeOptions:
 
     def __post_init__(self) -> None:
         """Check every value."""
-        _require_count("backlog", self.backlog, 1)
-        _require_count("port", self.port, 0)
-        if self.port > MAX_PORT:
-            msg = f"port must be 0 to {MAX_PORT}, not {self.port}"
-            raise ConfigError(msg)
+        _require_count("backlog", self.backlog, 1, MAX_BACKLOG)
+        _require_count("port", self.port, 0, MAX_PORT)
+        self._check_types()
         if self.workers != 1:
             msg = f"workers must be 1 in this version, not {self.workers!r}"
             raise ConfigError(msg)
@@ -187,4 +187,22 @@ class ServeOptions:
         for name, group in (("limits", Limits), ("timeouts", Timeouts), ("watermarks", Watermarks)):
             if not isinstance(getattr(self, name), group):
                 msg = f"{name} must be a gevpy.{group.__name__}, not {type(getattr(self, name)).__name__}"
+                raise ConfigError(msg)
+
+    def _check_types(self) -> None:
+        """Check what has no range, so that a slip is told here and not deep inside the start."""
+        strings = isinstance(self.host, str | None) or (
+            isinstance(self.host, list | tuple) and all(isinstance(one, str) for one in self.host)
+        )
+        checks = {
+            "host": strings,
+            "path": isinstance(self.path, str | os.PathLike | None),
+            "metrics": isinstance(self.metrics, str | None),
+            "reuse_port": isinstance(self.reuse_port, bool),
+            "half_close": isinstance(self.half_close, bool),
+            "workers": isinstance(self.workers, int) and not isinstance(self.workers, bool),
+        }
+        for name, good in checks.items():
+            if not good:
+                msg = f"{name} can't be {getattr(self, name)!r}"
                 raise ConfigError(msg)

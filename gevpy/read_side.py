@@ -79,7 +79,7 @@ class ReadSide(WriteSide):
     def _handle_input(self, ring: RingBuffer) -> None:
         """Take every whole frame out of ``ring``, and keep what is left."""
         host = self._host
-        before = len(ring)
+        before = ring._length
         started = perf_counter()
         self._corked = True
         try:
@@ -99,7 +99,7 @@ class ReadSide(WriteSide):
         host = self._host
         count = 0
         protocol = self._protocol
-        while len(ring) and not self._paused and not self._lost:
+        while ring._length and not self._paused and not self._lost:
             message = protocol.decode(self, ring)
             if message is None:
                 if protocol is self._protocol:
@@ -137,15 +137,15 @@ class ReadSide(WriteSide):
     def _keep_rest(self, ring: RingBuffer, before: int) -> None:
         """Keep what is no whole frame yet in a ring of our own; give an empty one back."""
         host = self._host
-        if len(ring) == 0 or self._closing or self._lost:
+        if ring._length == 0 or self._closing or self._lost:
             if ring is not host.read_ring:
                 self._ring = None
                 host.give_ring(ring)
-            elif len(ring):
+            elif ring._length:
                 ring.clear()
             self._frame_tick = -1
             return
-        if len(ring) != before or ring is host.read_ring:
+        if ring._length != before or ring is host.read_ring:
             self._frame_tick = -1  # what is left began just now
         if ring is host.read_ring:
             self._ring = host.take_ring()
@@ -211,6 +211,11 @@ class ReadSide(WriteSide):
     def connect_done(self) -> None:
         """Begin to read: the asynchronous ``on_connect`` has ended."""
         self._resume(BY_CONNECT)
+
+    def forget_search(self) -> None:
+        """Have the bytes that are buffered searched again: another protocol looks for something else."""
+        ring = self._host.read_ring if self._ring is None else self._ring
+        ring.scanned = 0
 
     def frame_due_tick(self) -> int:
         """Give the tick at which the part frame is overdue, or -1 for none."""

@@ -1,5 +1,10 @@
 cimport cython
 
+cdef Py_ssize_t FULL_LEND_BYTES
+cdef Py_ssize_t BELIEVED_BYTES
+cdef Py_ssize_t BELIEVED_FACTOR
+cdef Py_ssize_t MOST_BYTES
+
 cdef class RingBuffer:
     cdef bytearray _storage
     cdef unsigned char* _data
@@ -17,6 +22,7 @@ cdef class RingBuffer:
     @cython.locals(believed=Py_ssize_t, tail=Py_ssize_t)
     cpdef writable(self, Py_ssize_t at_least=*)
     cpdef commit(self, Py_ssize_t size)
+    @cython.locals(wanted=Py_ssize_t, first=Py_ssize_t, total=Py_ssize_t)
     cpdef absorb(self, RingBuffer other)
     cpdef restart(self, Py_ssize_t size)
     cpdef bytes peek(self, Py_ssize_t size)
@@ -41,7 +47,10 @@ cdef class RingBuffer:
     cdef unsigned long long _uint(self, Py_ssize_t offset, Py_ssize_t size, bint little_endian) noexcept
     cdef _consume(self, Py_ssize_t size)
     cdef Py_ssize_t _bounded(self, Py_ssize_t capacity) noexcept
+    @cython.locals(capacity=Py_ssize_t)
     cdef _grow(self, Py_ssize_t needed)
+    @cython.locals(end=Py_ssize_t)
     cdef _compact(self)
+    @cython.locals(first=Py_ssize_t)
     cdef _move_to(self, bytearray storage)
     cdef _adopt(self, bytearray storage)

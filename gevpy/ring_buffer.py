@@ -1,8 +1,8 @@
 """A growable, bounded ring of bytes: what a connection reads into and a protocol takes frames from.
 
 Bytes are written at the tail and taken from the head; both chase each other round one `bytearray`, so that
-taking a frame moves no memory. The ring doubles when it is full, never past ``max_capacity``, and goes back to
-its first size once it has been emptied.
+taking a frame moves no memory. The ring doubles when it is full, never past ``max_capacity``, and once it is
+emptied, a storage of four times its first size or more goes back to that.
 
 Three things go beyond a plain queue:
 
@@ -42,6 +42,7 @@ DEFAULT_MAX_CAPACITY = 16 * 1024 * 1024
 FULL_LEND_BYTES = 256 * 1024  # a ring that keeps being filled to the brim grows up to here by itself
 BELIEVED_BYTES = 64 * 1024  # a reserve of this much is believed at once,
 BELIEVED_FACTOR = 8  # more only up to so many times what has arrived
+MOST_BYTES = 1 << 48  # no memory is larger, and no sum of two such sizes overflows
 
 
 class RingBuffer:
@@ -147,6 +148,7 @@ class RingBuffer:
         if first < size:
             self._storage[: size - first] = view[first:]
         self._length += size
+        self._lent = 0  # a lend ends with the next change
 
     def reserve(self, total: int) -> None:
         """Ask that the next lend make room for ``total`` bytes in all, those already here included.
@@ -164,11 +166,14 @@ class RingBuffer:
     def writable(self, at_least: int = 1) -> memoryview:
         """Lend the free room behind the tail, at least ``at_least`` bytes of it in one piece, to be filled.
 
-        Follow with `commit`. The view must not be used after the next call of any method of the ring.
+        Follow with `commit`; any other change of the ring ends the lend. A lend that was filled to the brim makes the
+        next one twice as large, up to 256 KiB.
 
         Raises:
             BufferOverflow: there is no such room within ``max_capacity``.
         """
+        if at_least > MOST_BYTES:
+            raise BufferOverflow("no memory is that large", limit=MOST_BYTES, actual=at_least)
         believed = min(self._wanted, max(BELIEVED_BYTES, BELIEVED_FACTOR * self._length))
         if believed > self._length:
             at_least = max(at_least, believed - self._length)
@@ -201,8 +206,15 @@ class RingBuffer:
 
         For a buffer that is lent whole, again and again, through the one view that `writable` gave while it was empty:
         no new view for each read.
+
+        Raises:
+            ValueError: ``size`` is negative or above the capacity.
         """
+        if not 0 <= size <= self._capacity:
+            msg = f"size must be 0 to {self._capacity}, not {size}"
+            raise ValueError(msg)
         self._head = 0
+        self._lent = 0
         self._ahead = 0
         self._wanted = 0
         self.scanned = 0
@@ -214,7 +226,9 @@ class RingBuffer:
         Raises:
             BufferOverflow: it would not fit; nothing was taken.
         """
-        wanted, scanned = other._wanted, other.scanned
+        wanted = other._wanted + self._length if other._wanted else 0
+        if self._length == 0:
+            self.scanned = other.scanned
         first = min(other._length, other._capacity - other._head)
         source = memoryview(other._storage)
         total = self._length + other._length
@@ -224,7 +238,6 @@ class RingBuffer:
         self.write(source[: other._length - first])
         other.clear()
         self._wanted = self._bounded(wanted)
-        self.scanned = scanned
 
     # -- reading -----------------------------------------------------------------------------------
 
@@ -335,8 +348,8 @@ class RingBuffer:
         if offset < 0 or size < 0:
             msg = f"offset and size must not be negative: {offset}, {size}"
             raise ValueError(msg)
-        if offset + size > self._length:
-            raise BufferUnderflow("ring buffer too short", limit=self._length, actual=offset + size)
+        if offset > self._length or size > self._length - offset:
+            raise BufferUnderflow("ring buffer too short", limit=self._length, actual=max(offset, size))
         data = self._copy(offset, size)
         self._consume(offset + size)
         return data
@@ -417,6 +430,10 @@ class RingBuffer:
         if cython.compiled:
             value = 0
             position = self._head + offset
+            if position + size <= self._capacity and not little_endian:
+                for index in range(size):
+                    value = (value << 8) | self._data[position + index]
+                return value
             for index in range(size):
                 at = position + (size - 1 - index if little_endian else index)
                 value = (value << 8) | self._data[at if at < self._capacity else at - self._capacity]
@@ -426,6 +443,7 @@ class RingBuffer:
     def _consume(self, size: int) -> None:
         self._ahead = 0
         self._wanted = 0
+        self._lent = 0
         self.scanned = 0
         self._length -= size
         if self._length == 0:
@@ -468,6 +486,7 @@ class RingBuffer:
         self._adopt(storage)
 
     def _adopt(self, storage: bytearray) -> None:
+        self._lent = 0
         self._storage = storage
         self._capacity = len(storage)
         if cython.compiled:

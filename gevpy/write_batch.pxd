@@ -1,5 +1,8 @@
 cimport cython
 
+cdef Py_ssize_t BIG_PIECE_BYTES
+cdef Py_ssize_t FIRST_CAPACITY
+
 cpdef bytes as_bytes(object data)
 
 cdef class WriteBatch:

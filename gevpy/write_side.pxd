@@ -9,7 +9,7 @@ cdef Py_ssize_t JOIN_BYTES
 
 cdef class WriteSide:
     cdef Host _host
-    cdef Protocol _protocol
+    cdef public Protocol _protocol
     cdef public object _transport
     cdef public object _reason
     cdef public bint _connected
@@ -32,7 +32,7 @@ cdef class WriteSide:
 
     cpdef flush(self)
     cdef _emit(self, object data)
-    cpdef _reply(self, object data)
+    cdef _reply(self, object data)
     cdef _spill(self)
     cpdef Py_ssize_t _queued(self) except -1
     cdef _hand_over(self)

@@ -188,6 +188,10 @@ class WriteSide:
         self._protocol.packet_into(self, data, host.batch)
         host.stats.sent_messages += 1
 
+    def reply(self, data: Any) -> None:
+        """Queue what an asynchronous ``on_message`` returned."""
+        self._reply(data)
+
     def _reply(self, data: Any) -> None:
         """Queue what ``on_message`` returned; ``"block"`` doesn't refuse it, for its message was taken."""
         if self._lost or self._write_shut:

@@ -1,3 +1,5 @@
+cimport cython
+
 from gevpy.ring_buffer cimport RingBuffer
 from gevpy.write_batch cimport WriteBatch, as_bytes
 
@@ -6,6 +8,7 @@ cdef class Protocol:
     cpdef object packet(self, object conn, object data)
     cpdef packet_into(self, object conn, object data, WriteBatch batch)
     cpdef Py_ssize_t max_buffered_bytes(self) except -1
+    @cython.locals(before=Py_ssize_t, limit=Py_ssize_t)
     cpdef object decode(self, object conn, RingBuffer buffer)
 
 cpdef bytes require_bytes(object data)

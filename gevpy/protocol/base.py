@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from gevpy.errors import FrameTooLarge, ProtocolError
+from gevpy.errors import ConfigError, FrameTooLarge, ProtocolError
 from gevpy.write_batch import as_bytes
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Protocol"]
 
+MOST_BYTES = 1 << 48  # sums of such sizes stay within what a C integer holds
+
 
 class Protocol:
     """Turns bytes into messages and messages into bytes; subclass it for a protocol of your own.
@@ -30,7 +32,8 @@ class Protocol:
 
     Attributes:
         max_frame_bytes: the bound on one frame, and on what may stay buffered after ``unpacket`` gave None. Default
-            65536: the size of one read in gev and gnet. Set it on the class or on the object.
+            65536: the size of one read in gev and gnet. Set it on your class or on the object; the ready-made protocols
+            take it as an argument.
 
     Example:
         A frame is one byte of length and so many bytes of text:
@@ -101,20 +104,32 @@ class Protocol:
             ProtocolError: the bytes can't be a frame, or the codec gave a message without consuming a byte.
             TypeError: the codec gave something else than None or a pair.
         """
-        before = len(buffer)
+        before = buffer._length  # as len(buffer), without the way through Python's length protocol
         message = self.unpacket(conn, buffer)
         if message is None:
             limit = self.max_buffered_bytes()
-            if len(buffer) > limit:
-                raise FrameTooLarge("no whole frame within the limit", limit=limit, actual=len(buffer))
+            if buffer._length > limit:
+                raise FrameTooLarge("no whole frame within the limit", limit=limit, actual=buffer._length)
             return None
-        if len(buffer) >= before:
+        if buffer._length >= before:
             msg = f"{type(self).__name__}.unpacket() gave a message and consumed nothing"
             raise ProtocolError(msg)
-        if type(message) is not tuple or len(message) != 2:  # noqa: PLR2004 - a pair
+        if not isinstance(message, tuple) or len(message) != 2:  # noqa: PLR2004 - a pair
             msg = f"{type(self).__name__}.unpacket() must give None or (ctx, data), not {type(message).__name__}"
             raise TypeError(msg)
         return message
+
+
+def require_size(name: str, value: object, least: int = 1) -> int:
+    """Give ``value`` back if it is a number of bytes that a protocol can count with.
+
+    Raises:
+        ConfigError: it isn't a whole number of at least ``least`` and at most 2**48.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= MOST_BYTES:
+        msg = f"{name} must be a whole number of bytes, {least} to 2**48, not {value!r}"
+        raise ConfigError(msg)
+    return value
 
 
 def require_bytes(data: Any) -> bytes:

@@ -4,6 +4,7 @@ from gevpy.protocol.base cimport Protocol, require_bytes
 from gevpy.ring_buffer cimport RingBuffer
 
 cdef int CARRIAGE_RETURN
+cdef Py_ssize_t FIRST_WINDOW
 
 cdef class DelimiterProtocol(Protocol):
     cdef readonly tuple delimiters
@@ -12,7 +13,7 @@ cdef class DelimiterProtocol(Protocol):
     cdef Py_ssize_t _longest
 
     @cython.locals(start=Py_ssize_t, position=Py_ssize_t, length=Py_ssize_t, size=Py_ssize_t,
-                   found=Py_ssize_t, delimiter=bytes)
+                   found=Py_ssize_t, stop=Py_ssize_t, window=Py_ssize_t, at_end=bint, delimiter=bytes)
     cpdef object unpacket(self, object conn, RingBuffer buffer)
     cpdef object packet(self, object conn, object data)
     cpdef Py_ssize_t max_buffered_bytes(self) except -1

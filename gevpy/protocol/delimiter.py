@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from gevpy.errors import ConfigError, FrameTooLarge
-from gevpy.protocol.base import Protocol, require_bytes
+from gevpy.protocol.base import Protocol, require_bytes, require_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 __all__ = ["DelimiterProtocol", "LineProtocol"]
 
 CARRIAGE_RETURN = 13
+FIRST_WINDOW = 64
 
 
 class DelimiterProtocol(Protocol):
-    r"""Cuts the stream at delimiters; of several, the one that comes first ends the frame.
+    r"""Cuts the stream at delimiters; of several, the one that ends first ends the frame.
 
         bytes as they come            messages, delimiter "\0"       ... and with strip=False
         +-----------------+           +-----+-----+                  +-------+-------+
@@ -56,28 +57,32 @@ class DelimiterProtocol(Protocol):
         if not several or not all(isinstance(one, bytes) and one for one in several):
             msg = f"delimiters must be non-empty bytes, at least one, not {delimiters!r}"
             raise ConfigError(msg)
-        if max_frame_bytes < 1:
-            msg = f"max_frame_bytes must be at least 1, not {max_frame_bytes}"
-            raise ConfigError(msg)
         self.delimiters = several
         self.strip = strip
-        self.max_frame_bytes = max_frame_bytes
+        self.max_frame_bytes = require_size("max_frame_bytes", max_frame_bytes)
         self._longest = max(map(len, several))
 
     def unpacket(self, conn: Any, buffer: RingBuffer) -> tuple[Any, Any] | None:  # noqa: ARG002 - the contract
         """Take one frame, if its delimiter has come."""
         start = buffer.scanned
+        window = max(FIRST_WINDOW, 2 * self._longest)
         position = -1
         length = 0
-        for delimiter in self.delimiters:
-            size = len(delimiter)  # a hit is of interest only where it begins no later than the best so far
-            found = buffer.find(delimiter, start, -1 if position < 0 else position + size)
-            if found >= 0 and (position < 0 or found < position or size > length):
-                position = found
-                length = size
-        if position < 0:
-            buffer.scanned = max(0, len(buffer) - self._longest + 1)
-            return None
+        while position < 0:
+            stop = min(start + window, buffer._length)
+            at_end = stop == buffer._length
+            for delimiter in self.delimiters:
+                size = len(delimiter)  # a hit is of interest only where it ends no later than the best so far
+                found = buffer.find(delimiter, start, stop)
+                if found >= 0 and (position < 0 or found + size < stop or size > length):
+                    position = found
+                    length = size
+                    stop = found + size
+            if position < 0 and at_end:
+                buffer.scanned = max(0, buffer._length - self._longest + 1)
+                return None
+            start = max(start, stop - self._longest + 1)
+            window *= 2  # so that a delimiter that is rare is not searched through everything for every frame
         if position > self.max_frame_bytes:
             raise FrameTooLarge("frame too long", limit=self.max_frame_bytes, actual=position)
         if not self.strip:
@@ -118,16 +123,13 @@ class LineProtocol(Protocol):
 
     def __init__(self, *, max_frame_bytes: int = 8192) -> None:
         """Cut lines of up to ``max_frame_bytes`` bytes."""
-        if max_frame_bytes < 1:
-            msg = f"max_frame_bytes must be at least 1, not {max_frame_bytes}"
-            raise ConfigError(msg)
-        self.max_frame_bytes = max_frame_bytes
+        self.max_frame_bytes = require_size("max_frame_bytes", max_frame_bytes)
 
     def unpacket(self, conn: Any, buffer: RingBuffer) -> tuple[Any, Any] | None:  # noqa: ARG002 - the contract
         """Take one line, if it has ended."""
         position = buffer.find(b"\n", buffer.scanned)
         if position < 0:
-            buffer.scanned = len(buffer)
+            buffer.scanned = buffer._length
             return None
         ending = 1
         if position and buffer._byte(position - 1) == CARRIAGE_RETURN:

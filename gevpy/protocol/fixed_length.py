@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from gevpy.errors import ConfigError, ProtocolError
-from gevpy.protocol.base import Protocol, require_bytes
+from gevpy.protocol.base import Protocol, require_bytes, require_size
 
 if TYPE_CHECKING:
     from gevpy.ring_buffer import RingBuffer
@@ -35,7 +35,9 @@ class FixedLengthProtocol(Protocol):
 
     def __init__(self, length: int, *, max_frame_bytes: int = 65536) -> None:
         """Cut frames of ``length`` bytes."""
-        if not 1 <= length <= max_frame_bytes:
+        require_size("length", length)
+        require_size("max_frame_bytes", max_frame_bytes)
+        if length > max_frame_bytes:
             msg = f"length must be 1 to max_frame_bytes ({max_frame_bytes}), not {length}"
             raise ConfigError(msg)
         self.length = length
@@ -43,7 +45,7 @@ class FixedLengthProtocol(Protocol):
 
     def unpacket(self, conn: Any, buffer: RingBuffer) -> tuple[Any, Any] | None:  # noqa: ARG002 - the contract
         """Take one frame, if it is all there."""
-        if len(buffer) < self.length:
+        if buffer._length < self.length:
             buffer.reserve(self.length)
             return None
         return None, buffer.read(self.length)

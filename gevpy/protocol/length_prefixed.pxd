@@ -12,6 +12,7 @@ cdef class LengthPrefixedProtocol(Protocol):
     cdef readonly str byteorder
     cdef public Py_ssize_t max_frame_bytes
     cdef Py_ssize_t _header
+    cdef Py_ssize_t _slack
     cdef bint _little
     cdef unsigned long long _largest
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from gevpy.errors import ConfigError, FrameTooLarge, ProtocolError
-from gevpy.protocol.base import Protocol, require_bytes
+from gevpy.protocol.base import Protocol, require_bytes, require_size
 
 if TYPE_CHECKING:
     from gevpy.ring_buffer import RingBuffer
@@ -99,29 +99,26 @@ class LengthPrefixedProtocol(Protocol):
         if byteorder not in ("big", "little"):
             msg = f"byteorder must be 'big' or 'little', not {byteorder!r}"
             raise ConfigError(msg)
-        if offset < 0 or (strip is not None and strip < 0):
-            msg = f"offset and strip must not be negative, not {offset} and {strip}"
-            raise ConfigError(msg)
-        if max_frame_bytes < 1:
-            msg = f"max_frame_bytes must be at least 1, not {max_frame_bytes}"
-            raise ConfigError(msg)
+        require_size("offset", offset, 0)
+        require_size("adjustment", abs(adjustment), 0)
         self.size = size
         self.byteorder = byteorder
         self.offset = offset
         self.adjustment = adjustment
-        self.strip = offset + size if strip is None else strip
-        self.max_frame_bytes = max_frame_bytes
+        self.strip = offset + size if strip is None else require_size("strip", strip, 0)
+        self.max_frame_bytes = require_size("max_frame_bytes", max_frame_bytes)
         self._header = offset + size
+        self._slack = abs(adjustment)
         self._little = byteorder == "little"
         self._largest = (1 << (8 * size)) - 1
 
     def unpacket(self, conn: Any, buffer: RingBuffer) -> tuple[Any, Any] | None:  # noqa: ARG002 - the contract
         """Take one frame, if it is all there."""
-        have = len(buffer)
+        have = buffer._length
         if have < self._header:
             return None
         value = buffer._uint(self.offset, self.size, self._little)
-        if value > self.max_frame_bytes + abs(self.adjustment):  # before any sum that could overflow
+        if value > self.max_frame_bytes + self._slack:  # before any sum that could overflow
             raise self._too_large(value)
         body = value + self.adjustment
         if body > self.max_frame_bytes:

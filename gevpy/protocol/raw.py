@@ -26,7 +26,7 @@ class RawProtocol(Protocol):
 
     def unpacket(self, conn: Any, buffer: RingBuffer) -> tuple[Any, Any] | None:  # noqa: ARG002 - the contract
         """Take everything."""
-        return None, buffer.read(len(buffer))
+        return None, buffer.read(buffer._length)
 
     def packet(self, conn: Any, data: Any) -> bytes:  # noqa: ARG002 - the contract
         """Give ``data`` as it is. Raises TypeError for what is not bytes-like."""
