@@ -230,7 +230,10 @@ def _protocol_named(name: str) -> Protocol:
         return PROTOCOLS[name]()
     fixed = FIXED.fullmatch(name)
     if fixed:
-        return FixedLengthProtocol(int(fixed[1]))
+        try:
+            return FixedLengthProtocol(int(fixed[1]))
+        except ConfigError as error:
+            raise click.UsageError(f"--protocol {name}: {error}") from error
     if ":" not in name:
         known = ", ".join(PROTOCOLS)
         raise click.UsageError(f"--protocol must be {known}, fixed:N or MODULE:PROTOCOL, not {name!r}")
@@ -245,7 +248,8 @@ def _protocol_named(name: str) -> Protocol:
 def _import(what: str, name: str) -> Any:
     """Find what ``"module:attribute"`` names."""
     module_name, _, path = name.partition(":")
-    if not path or not all(part.isidentifier() for part in module_name.split(".")):
+    is_file = module_name.endswith(".py")
+    if is_file or not path or not all(part.isidentifier() for part in module_name.split(".")):
         likely = module_name.removesuffix(".py").strip("./").replace("/", ".") or "module"
         raise click.UsageError(
             f"{what} must be a module and a name in it, such as {likely}:{path or 'Echo'}, not {name!r}"

@@ -10,7 +10,9 @@ class for every protocol; what differs between protocols is in the protocol.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
+from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -215,7 +217,9 @@ class Connection(ReadSide, asyncio.BufferedProtocol):
         if not self._connected or self._write_shut:
             return
         self._write_shut = True
-        if not self._corked:
+        if self._eof and self._inbox is None:
+            self._finish_input()
+        elif not self._corked:
             self.flush()
 
     def begin_close(self, kind: CloseKind, error: BaseException | None = None) -> None:
@@ -338,23 +342,22 @@ class Connection(ReadSide, asyncio.BufferedProtocol):
         if result is not None and hasattr(result, "__await__"):
             if self._hook_tasks is None:
                 self._hook_tasks = set()
-            self._hook_tasks.add(self.start_task(self._await_hook(name, result)))
+            task = self.start_task(self._await_hook(name, result))
+            self._hook_tasks.add(task)
+            task.add_done_callback(partial(self._hook_ended, name, result))
 
     async def _await_hook(self, name: str, awaitable: Any) -> None:
         try:
             await awaitable
         except Exception as error:  # noqa: BLE001 - whatever the application raised ends this connection only
             self._fail(name, error)
-        finally:
-            self._hook_ended(name)
 
-    def _hook_ended(self, name: str) -> None:
-        tasks = self._hook_tasks
-        task = asyncio.current_task(self._reactor.loop)
-        if tasks is not None and task is not None:
-            tasks.discard(task)
-            if not tasks:
-                self._hook_tasks = None
+    def _hook_ended(self, name: str, awaitable: Any, task: asyncio.Task[None]) -> None:
+        """Go on; a done callback, because a task cancelled before its first step runs nothing of its own."""
+        if inspect.iscoroutine(awaitable):
+            awaitable.close()  # no more than a formality where it ran
+        if self._hook_tasks is not None:
+            self._hook_tasks.discard(task)
         if name == "on_connect":
             self.connect_done()
         self._settle_drain()

@@ -8,6 +8,7 @@ there is work, so an idle connection has neither.
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections import deque
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -74,17 +75,28 @@ class Inbox:
     def _start(self) -> None:
         if self.task is None:
             self.task = self._conn.start_task(self._work())
+            self.task.add_done_callback(self._ended)  # not "finally": a task cancelled before its first step has none
 
     async def _work(self) -> None:
-        try:
-            while self._running is not None or self._waiting:
-                await self._handle_next()
-        except asyncio.CancelledError as error:
-            if self._conn._connected:  # not by us: a message that was not handled must not go unnoticed
-                self._conn.message_failed("on_message", error)
-            raise
-        finally:
+        while self._running is not None or self._waiting:
+            await self._handle_next()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self.task = None
+        if task.cancelled():
+            self._cancelled()
+        if self._waiting or self._running is not None:
+            self._start()
+        else:
             self._conn.inbox_empty()
+
+    def _cancelled(self) -> None:
+        if inspect.iscoroutine(self._running):
+            self._running.close()
+        self._running = None
+        self.drop_waiting()
+        if self._conn._connected:  # not by us: a message that was not handled must not go unnoticed
+            self._conn.message_failed("on_message", asyncio.CancelledError("the handler's task was cancelled"))
 
     async def _handle_next(self) -> None:
         conn = self._conn
