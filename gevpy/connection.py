@@ -272,6 +272,7 @@ class Connection(ReadSide, asyncio.BufferedProtocol):
         self.call_hook("on_connect")
         if self._hook_tasks:
             self.wait_for_connect()
+        self.hold_pause()
 
     def eof_received(self) -> bool:
         """Learn that the peer ended its side: handle what came, then close, unless half-open is wanted."""

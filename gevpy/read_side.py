@@ -74,6 +74,8 @@ class ReadSide(WriteSide):
             ring.restart(nbytes)
         else:
             ring.commit(nbytes)
+        if self._paused:
+            self._transport.pause_reading()  # uvloop begins to read after connection_made, whatever that paused
         self._handle_input(ring)
 
     def _handle_input(self, ring: RingBuffer) -> None:
@@ -207,6 +209,15 @@ class ReadSide(WriteSide):
     def wait_for_connect(self) -> None:
         """Read nothing until `connect_done`."""
         self._pause(BY_CONNECT)
+
+    def hold_pause(self) -> None:
+        """Pause again, if reading was paused inside ``connection_made``: uvloop begins to read right after that."""
+        if self._paused:
+            self._host.loop.call_soon(self._pause_again)
+
+    def _pause_again(self) -> None:
+        if self._paused and not self._lost:
+            self._transport.pause_reading()
 
     def connect_done(self) -> None:
         """Begin to read: the asynchronous ``on_connect`` has ended."""

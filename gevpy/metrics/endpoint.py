@@ -106,10 +106,8 @@ class MetricsEndpoint:
             # To asyncio, backlog is also the accepts per wake, with a line of log for each when out of descriptors.
             endpoint._server = await loop.create_server(lambda: _Exchange(endpoint), sock=sock, backlog=1)
             sock.listen(BACKLOG)
-        except BaseException as error:
+        except BaseException:
             sock.close()
-            if isinstance(error, OSError):
-                raise _cannot_bind(address, error) from error
             raise
         return endpoint
 
@@ -190,6 +188,8 @@ class _Exchange(asyncio.Protocol):
     closes, too. Closing at once would reset the connection, and could take the answer with it.
     """
 
+    _transport: asyncio.Transport  # from connection_made on
+
     def __init__(self, endpoint: MetricsEndpoint) -> None:
         """Begin before the connection is made."""
         self._endpoint = endpoint
@@ -198,7 +198,6 @@ class _Exchange(asyncio.Protocol):
         self._received = 0
         self._answered = False
         self._without_body = False
-        self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._gone: asyncio.Future[None] = self._loop.create_future()
 
@@ -238,15 +237,13 @@ class _Exchange(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         self._endpoint.leave(self)
-        if not self._gone.done():
-            self._gone.set_result(None)
+        self._gone.set_result(None)
 
     # -- what happens --------------------------------------------------------------------------------------------
 
     def cut(self) -> asyncio.Future[None]:
         """End the connection now, sent or not; the future is done when it is gone."""
-        if self._transport is not None:
-            self._transport.abort()
+        self._transport.abort()
         return self._gone
 
     def _read_head(self, data: bytes) -> None:
@@ -272,7 +269,7 @@ class _Exchange(asyncio.Protocol):
 
     def _reply(self, status: HTTPStatus, content_type: str, body: bytes) -> None:
         self._answered = True
-        if self._transport is None or self._transport.is_closing():
+        if self._transport.is_closing():
             return
         headers = [
             ("Date", formatdate(usegmt=True)),
