@@ -196,6 +196,8 @@ def _resolve(names: Iterable[str | None], port: int) -> list[tuple[int, tuple[st
             infos = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         except socket.gaierror as error:
             raise BindError(f"{name}:{port}", OSError(error.errno, error.strerror)) from error
+        except ValueError as error:  # too long for a label, a NUL byte, ...
+            raise BindError(f"{name}:{port}", OSError(errno.EINVAL, "not a host name")) from error
         for family, _, _, _, address in infos:
             if family in (socket.AF_INET, socket.AF_INET6):
                 found[family, address] = None  # type: ignore[index]  # both families' addresses are tuples

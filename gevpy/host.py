@@ -80,7 +80,9 @@ class Host:
     def take_ring(self) -> RingBuffer:
         """Lend an empty ring for a part frame."""
         if not self._rings:
-            return RingBuffer(RING_BYTES, None)
+            ring = RingBuffer(RING_BYTES, None)
+            ring.pooled = True
+            return ring
         ring = self._rings.pop()
         self._rings_bytes -= ring._capacity
         return ring

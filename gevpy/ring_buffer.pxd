@@ -17,6 +17,7 @@ cdef class RingBuffer:
     cdef Py_ssize_t _lent
     cdef readonly Py_ssize_t _length
     cdef public Py_ssize_t scanned
+    cdef public bint pooled
 
     cpdef reserve(self, Py_ssize_t total)
     @cython.locals(believed=Py_ssize_t, tail=Py_ssize_t)

@@ -80,6 +80,7 @@ class RingBuffer:
         "_max_capacity",
         "_storage",
         "_wanted",
+        "pooled",
         "scanned",
     )
 
@@ -98,7 +99,8 @@ class RingBuffer:
         self._ahead = 0
         self._wanted = 0
         self._lent = 0
-        self.scanned = 0
+        self.scanned = 0  # bytes from the head that a protocol has searched in vain
+        self.pooled = False  # a pool decides what becomes of large storage
         self._adopt(bytearray(capacity))
 
     # -- sizes -------------------------------------------------------------------------------------
@@ -349,7 +351,7 @@ class RingBuffer:
             msg = f"offset and size must not be negative: {offset}, {size}"
             raise ValueError(msg)
         if offset > self._length or size > self._length - offset:
-            raise BufferUnderflow("ring buffer too short", limit=self._length, actual=max(offset, size))
+            raise BufferUnderflow("ring buffer too short", limit=self._length, actual=sum((offset, size)))
         data = self._copy(offset, size)
         self._consume(offset + size)
         return data
@@ -448,7 +450,7 @@ class RingBuffer:
         self._length -= size
         if self._length == 0:
             self._head = 0
-            if self._capacity >= 4 * self._first_capacity:
+            if self._capacity >= 4 * self._first_capacity and not self.pooled:
                 self._adopt(bytearray(self._first_capacity))
             return
         self._head += size

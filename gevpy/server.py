@@ -53,6 +53,8 @@ class Server:
         self._listening: ListeningSockets | None = None
         self._listeners: list[Listener] = []
         self._endpoint: MetricsEndpoint | None = None
+        self._starting: asyncio.Future[None] | None = None
+        self._start_called_off = False
         self._stopping: asyncio.Task[None] | None = None
         self._stopped = asyncio.Event()
 
@@ -115,6 +117,9 @@ class Server:
             raise
         for listener in self._listeners:
             listener.start()
+
+    def announce(self) -> None:
+        """Log the one start-up line: address, loop, build and limits."""
         logger.info("%s", self._start_line())
 
     async def _start_on(self, loop: asyncio.AbstractEventLoop, listening: ListeningSockets) -> None:
@@ -160,19 +165,39 @@ class Server:
 
     # -- stopping ----------------------------------------------------------------------------------
 
+    async def run(self) -> None:
+        """Start, announce, and serve until stopped; a signal during a slow start ends that, too. `serve` calls this."""
+        with StopSignals(asyncio.get_running_loop(), self._on_signal):
+            self._starting = asyncio.ensure_future(self.start())
+            try:
+                await self._starting
+            except asyncio.CancelledError:
+                if self._start_called_off:
+                    return
+                raise
+            self.announce()
+            await self._wait_stopped()
+
     async def serve_forever(self) -> None:
         """Serve until `stop`, SIGINT or SIGTERM; return after the drain. A second signal ends the drain at once.
 
         Cancelling it stops the server, too.
         """
         with StopSignals(asyncio.get_running_loop(), self._on_signal):
-            try:
-                await self._stopped.wait()
-            except asyncio.CancelledError:
-                await self.stop()
-                raise
+            await self._wait_stopped()
+
+    async def _wait_stopped(self) -> None:
+        try:
+            await self._stopped.wait()
+        except asyncio.CancelledError:
+            await self.stop()
+            raise
 
     def _on_signal(self, count: int) -> None:
+        if self._starting is not None and not self._starting.done():
+            self._start_called_off = True
+            self._starting.cancel()
+            return
         if count > 1 and self._reactor is not None:
             self._reactor.hurry()
         self._begin_stop(self.options.timeouts.drain_s)
@@ -197,6 +222,7 @@ class Server:
             self._stopping = asyncio.get_running_loop().create_task(self._stop(drain_timeout_s))
 
     async def _stop(self, drain_timeout_s: float | None) -> None:
+        logger.info("stopping: %d connections to drain, within %s s", self.connections, drain_timeout_s)
         try:
             if self._endpoint is not None:
                 self._endpoint.ready = False
@@ -209,6 +235,7 @@ class Server:
         finally:
             await self._tear_down()
             self._stopped.set()
+            logger.info("stopped")
 
     async def _drain(self, reactor: Reactor, drain_timeout_s: float | None) -> None:
         aborted = await reactor.drain(drain_timeout_s)
@@ -251,14 +278,13 @@ class Serving:
         return self._serve().__await__()
 
     async def _serve(self) -> None:
-        server = Server(self._handler, self._options)
-        await server.start()
-        await server.serve_forever()
+        await Server(self._handler, self._options).run()
 
     async def __aenter__(self) -> Server:
         """Start, and give the running server."""
         self._server = Server(self._handler, self._options)
         await self._server.start()
+        self._server.announce()
         return self._server
 
     async def __aexit__(

@@ -296,10 +296,10 @@ def _bind(address: str) -> socket.socket:
     host, port = _parsed(address)
     try:
         infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except UnicodeError as error:
-        raise _malformed(address) from error
     except OSError as error:
         raise _cannot_bind(address, error) from error
+    except ValueError as error:  # a name that can't be one: a label too long, a NUL in it
+        raise _malformed(address) from error
     failure = OSError("no such address")
     for family, _, _, _, name in sorted(infos, key=lambda info: info[0] != socket.AF_INET):
         try:
