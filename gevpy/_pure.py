@@ -22,9 +22,7 @@ class SourceFinder:
     """Finds submodules of gevpy among the source files of their package, and nothing else."""
 
     @staticmethod
-    def find_spec(
-        name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
         """Give the spec of a submodule of gevpy with a source, else None (``sys.meta_path``)."""
         if path is None or not name.startswith("gevpy."):
             return None

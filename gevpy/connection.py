@@ -17,14 +17,13 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from gevpy.closing import CloseKind, CloseReason
+from gevpy.deadlines import check_deadlines
 from gevpy.errors import (
     ConfigError,
     ConnectionClosed,
-    FrameTimeout,
     FrameTooLarge,
     ProtocolError,
     TruncatedFrame,
-    WriteBufferFull,
 )
 from gevpy.protocol.base import Protocol
 from gevpy.read_side import ReadSide
@@ -63,7 +62,6 @@ class Connection(ReadSide, asyncio.BufferedProtocol):
     """
 
     __slots__ = (
-        "_close_tick",
         "_draining",
         "_gone",
         "_hook_tasks",
@@ -71,6 +69,7 @@ class Connection(ReadSide, asyncio.BufferedProtocol):
         "_reactor",
         "_values",
         "_wait_for_handler",
+        "close_tick",
         "context",
         "id",
         "network",
@@ -87,7 +86,7 @@ class Connection(ReadSide, asyncio.BufferedProtocol):
         self.context: Any = None
         self._local_addr: str | None = None
         self._values: dict[str, Any] | None = None
-        self._close_tick = -1
+        self.close_tick = -1
         self._hook_tasks: set[asyncio.Task[None]] | None = None  # asynchronous hooks that run
         self._wait_for_handler = False  # close() was called by our own handler, whose reply still leaves
         self._draining = False  # the server goes away: close when handlers and hooks have ended
@@ -232,8 +231,8 @@ class Connection(ReadSide, asyncio.BufferedProtocol):
         self.stop_reading()
         reactor = self._reactor
         if reactor.close_ticks:
-            self._close_tick = reactor.tick + reactor.close_ticks
-            reactor.arm(self, self._close_tick)
+            self.close_tick = reactor.tick + reactor.close_ticks
+            reactor.arm(self, self.close_tick)
         if not self._corked:
             self.flush()
 
@@ -414,52 +413,7 @@ class Connection(ReadSide, asyncio.BufferedProtocol):
     def _send_from_thread(self, data: Any, on_written: Callable[[Any, BaseException | None], object] | None) -> None:
         self._reactor.send_from_thread(self, data, on_written)
 
-    # -- deadlines ---------------------------------------------------------------------------------
-
     def check_deadlines(self, now: int) -> None:
-        """Act on what is overdue at tick ``now``, and have the rest looked at in time. The reactor calls this."""
-        if self._lost:
-            return
-        reactor = self._reactor
-        if self._closing and 0 <= self._close_tick <= now:
-            self._abort_with(
-                CloseKind.CLOSED_LOCALLY,
-                WriteBufferFull("output not flushed in time", actual=self._queued()),
-            )
-        elif self._busy and reactor.stall_ticks and self._stalled(now):
-            self._abort_with(CloseKind.WRITE_STALL, WriteBufferFull("output does not leave", actual=self._queued()))
-        elif 0 <= self.frame_due_tick() <= now:
-            error = FrameTimeout("frame not whole in time", actual=self.read_buffer_length)
-            self._reactor.report(self, "frame", error, expected=True)
-            self.begin_close(CloseKind.FRAME_TIMEOUT, error)
-        elif self._connected and reactor.idle_ticks and now >= self.active_tick + reactor.idle_ticks:
-            self._evict()
+        """Act on what is overdue at tick ``now``; the reactor calls this when the wheel says so."""
         if not self._lost:
-            self._rearm(now)
-
-    def _stalled(self, now: int) -> bool:
-        sent = self._handed - self._transport.get_write_buffer_size()
-        if sent != self._stall_sent:
-            self._stall_sent = sent
-            self._stall_tick = now
-        return now >= self._stall_tick + self._reactor.stall_ticks
-
-    def _evict(self) -> None:
-        if self._busy:
-            self._abort_with(CloseKind.IDLE, None)  # its output doesn't leave: a graceful close would wait for it
-        else:
-            self.begin_close(CloseKind.IDLE)
-
-    def _rearm(self, now: int) -> None:
-        reactor = self._reactor
-        due = []
-        if self._closing and self._close_tick >= 0:
-            due.append(self._close_tick)
-        if self._busy and reactor.stall_ticks:
-            due.append(self._stall_tick + reactor.stall_ticks)
-        if self.frame_due_tick() >= 0:
-            due.append(self.frame_due_tick())
-        if self._connected and reactor.idle_ticks:
-            due.append(self.active_tick + reactor.idle_ticks)
-        if due:
-            reactor.arm(self, max(min(due), now + 1))
+            check_deadlines(self, self._reactor, now)

@@ -74,6 +74,11 @@ class Server:
         """How many connections are open."""
         return 0 if self._reactor is None else len(self._reactor.connections)
 
+    @property
+    def metrics_address(self) -> str | None:
+        """Where the metrics are, as ``"host:port"``; None without ``metrics``."""
+        return None if self._endpoint is None else self._endpoint.address
+
     # -- what it does ------------------------------------------------------------------------------
 
     def run_after(self, delay_s: float, callback: Callable[..., object], *args: Any) -> Timer:
@@ -160,7 +165,7 @@ class Server:
             f"idle={options.idle_timeout_s or 'off'}",
         ]
         where = ", ".join(map(_written, self.addresses))
-        metrics = f", metrics on http://{self._endpoint.address}/metrics" if self._endpoint else ""
+        metrics = f", metrics on http://{self.metrics_address}/metrics" if self._endpoint else ""
         return f"{build_info()} serving {type(options.protocol).__name__} on {where}{metrics}; {' '.join(limits)}"
 
     # -- stopping ----------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ class WriteSide:
         self._pending: list[bytes] | None = None
         self._pending_bytes = 0
         self._foreign_bytes = 0  # sent by other threads and not yet packed
-        self._handed = 0  # bytes ever handed to the transport, or dropped after they were queued
+        self._handed = 0  # bytes ever handed to the transport
         self._stall_sent = 0
         self._stall_tick = 0
         self._written: deque[tuple[int, Any, Callable[[Any, BaseException | None], object]]] | None = None
@@ -259,12 +259,19 @@ class WriteSide:
             return
         size = len(pending.pop(0))
         self._pending_bytes -= size
-        self._handed += size  # so that the ends noted in _written stay true
         self._host.stats.count_dropped(DropReason.DROP_OLDEST)
-        written = self._written
-        if written and written[0][0] == self._handed:
-            _, data, callback = written.popleft()
-            self._host.loop.call_soon(self._tell_written, callback, data, full)
+        if self._written is None:
+            return
+        end = self._handed + size
+        behind: deque[tuple[int, Any, Callable[[Any, BaseException | None], object]]] = (
+            deque()
+        )  # what waits behind the gap moves up; what the transport has stays
+        for its_end, data, callback in self._written:
+            if its_end == end:
+                self._host.loop.call_soon(self._tell_written, callback, data, full)
+            else:
+                behind.append((its_end - size if its_end > end else its_end, data, callback))
+        self._written = behind
 
     def _spill(self) -> None:
         """Move what was gathered to the queue, so that what comes next keeps its place behind it."""

@@ -54,7 +54,7 @@ TEXT = "text/plain; charset=utf-8"
 METHODS = (b"GET", b"HEAD")
 PATHS_HINT = "not found; there are /metrics, /healthz and /readyz\n"
 
-ADDRESS = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<host>[^\[\]:\s]+)):(?P<port>[0-9]{1,5})", re.ASCII)
+ADDRESS = re.compile(r"(?:\[(?P<v6>[^\[\]\0- \x7f]+)\]|(?P<host>[^\[\]:\0- \x7f]+)):(?P<port>[0-9]{1,5})")
 ODD_VERSION = re.compile(r"version=(?![0-9]+(?:\.[0-9]+)*\s*(?:[;,]|$))", re.ASCII)  # choose_encoder can't take these
 HOST_HEADER = re.compile(r"(?:\[([^\[\]]*)\]|([^\[\]:]*))(?::[0-9]*)?", re.ASCII)
 
@@ -298,7 +298,7 @@ def _bind(address: str) -> socket.socket:
         infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
         raise _cannot_bind(address, error) from error
-    except ValueError as error:  # a name that can't be one: a label too long, a NUL in it
+    except UnicodeError as error:  # a name that can't be one, such as a label that is too long
         raise _malformed(address) from error
     failure = OSError("no such address")
     for family, _, _, _, name in sorted(infos, key=lambda info: info[0] != socket.AF_INET):

@@ -1,0 +1,65 @@
+"""What a connection must not be late with: closing, sending, ending a frame, saying anything at all.
+
+Each connection has one entry in the wheel, for whatever is due first, and it is moved lazily: traffic only stamps a
+tick, and when the entry comes up, what is really overdue is found out here, and the entry armed again for the rest.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gevpy.closing import CloseKind
+from gevpy.errors import FrameTimeout, WriteBufferFull
+
+if TYPE_CHECKING:
+    from gevpy.connection import Connection
+    from gevpy.reactor import Reactor
+
+__all__ = ["check_deadlines"]
+
+
+def check_deadlines(conn: Connection, reactor: Reactor, now: int) -> None:
+    """Act on the first thing that is overdue at tick ``now``, and have the rest looked at in time."""
+    if conn._closing and 0 <= conn.close_tick <= now:
+        error = WriteBufferFull("output not flushed in time", actual=conn.write_buffer_length)
+        conn._abort_with(CloseKind.CLOSED_LOCALLY, error)
+    elif conn._busy and reactor.stall_ticks and _stalled(conn, reactor, now):
+        error = WriteBufferFull("output does not leave", actual=conn.write_buffer_length)
+        conn._abort_with(CloseKind.WRITE_STALL, error)
+    elif 0 <= conn.frame_due_tick() <= now:
+        late = FrameTimeout("frame not whole in time", actual=conn.read_buffer_length)
+        reactor.report(conn, "frame", late, expected=True)
+        conn.begin_close(CloseKind.FRAME_TIMEOUT, late)
+    elif conn._connected and reactor.idle_ticks and now >= conn.active_tick + reactor.idle_ticks:
+        _evict(conn)
+    if not conn._lost:
+        _rearm(conn, reactor, now)
+
+
+def _stalled(conn: Connection, reactor: Reactor, now: int) -> bool:
+    sent = conn._handed - conn._transport.get_write_buffer_size()
+    if sent != conn._stall_sent:
+        conn._stall_sent = sent
+        conn._stall_tick = now
+    return now >= conn._stall_tick + reactor.stall_ticks
+
+
+def _evict(conn: Connection) -> None:
+    if conn._busy:
+        conn._abort_with(CloseKind.IDLE, None)  # its output doesn't leave: a graceful close would wait for it
+    else:
+        conn.begin_close(CloseKind.IDLE)
+
+
+def _rearm(conn: Connection, reactor: Reactor, now: int) -> None:
+    due = []
+    if conn._closing and conn.close_tick >= 0:
+        due.append(conn.close_tick)
+    if conn._busy and reactor.stall_ticks:
+        due.append(conn._stall_tick + reactor.stall_ticks)
+    if conn.frame_due_tick() >= 0:
+        due.append(conn.frame_due_tick())
+    if conn._connected and reactor.idle_ticks:
+        due.append(conn.active_tick + reactor.idle_ticks)
+    if due:
+        reactor.arm(conn, max(min(due), now + 1))

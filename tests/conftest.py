@@ -1,0 +1,44 @@
+"""What every test gets: both event loops, and which build is under test.
+
+Every async test runs once on asyncio's own loop and once on uvloop. The other half of the matrix,
+compiled and pure, is two runs of the whole suite: ``make test``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import pytest
+
+import gevpy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Give the loops that can be had here, by name."""
+    factories: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.SelectorEventLoop}
+    if find_spec("uvloop") is not None:
+        factories["uvloop"] = import_module("uvloop").new_event_loop
+    return factories
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run every async test on each of them (pytest-asyncio's hook)."""
+    return loop_factories()
+
+
+@pytest.fixture
+async def loop_kind() -> str:
+    """Name the loop this test runs on: ``"asyncio"`` or ``"uvloop"``."""
+    return type(asyncio.get_running_loop()).__module__.split(".")[0]
+
+
+@pytest.fixture(scope="session")
+def compiled() -> bool:
+    """Tell whether the compiled core is under test."""
+    return gevpy.build_info().compiled
