@@ -108,7 +108,7 @@ class Protocol:
         message = self.unpacket(conn, buffer)
         if message is None:
             limit = self.max_buffered_bytes()
-            if buffer._length > limit:
+            if buffer._length > limit and getattr(conn, "protocol", self) is self:  # else the new one has its own bound
                 raise FrameTooLarge("no whole frame within the limit", limit=limit, actual=buffer._length)
             return None
         if buffer._length >= before:
