@@ -31,9 +31,8 @@ def format_address(address: Any) -> str:
 
 def unmapped(host: str) -> str:
     """Write an IPv4-mapped IPv6 address as IPv4, and any other as it is."""
-    if host.startswith(MAPPED_PREFIX) and "." in host:
-        return host[len(MAPPED_PREFIX) :]
-    return host
+    rest = host.removeprefix(MAPPED_PREFIX)
+    return rest if rest != host and "." in rest and ":" not in rest else host
 
 
 def client_network(address: Any) -> str:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from gevpy.closing import CloseKind, CloseReason
 from gevpy.deadlines import check_deadlines
 from gevpy.errors import (
+    FAILURES,
     ConfigError,
     ConnectionClosed,
     FrameTooLarge,
@@ -336,7 +337,7 @@ class Connection(ReadSide, asyncio.BufferedProtocol):
             return
         try:
             result = hook(self, *args)
-        except Exception as error:  # noqa: BLE001 - whatever the application raised ends this connection only
+        except FAILURES as error:
             self._fail(name, error)
             return
         if result is not None and hasattr(result, "__await__"):
@@ -358,6 +359,8 @@ class Connection(ReadSide, asyncio.BufferedProtocol):
             awaitable.close()  # no more than a formality where it ran
         if self._hook_tasks is not None:
             self._hook_tasks.discard(task)
+        if task.cancelled() and self._connected:  # not by us
+            self._fail(name, asyncio.CancelledError(f"the task of {name} was cancelled"))
         if name == "on_connect":
             self.connect_done()
         self._settle_drain()
@@ -380,7 +383,7 @@ class Connection(ReadSide, asyncio.BufferedProtocol):
             return
         try:
             self.reply(reply)
-        except Exception as error:  # noqa: BLE001 - a reply that can't be packed ends this connection only
+        except FAILURES as error:
             self._fail("packet", error)
 
     def message_failed(self, where: str, error: BaseException) -> None:

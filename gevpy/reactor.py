@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from gevpy.addresses import format_address
 from gevpy.closing import CloseKind
-from gevpy.errors import ConfigError, ConnectionClosed, WriteBufferFull
+from gevpy.errors import FAILURES, ConfigError, ConnectionClosed, WriteBufferFull
 from gevpy.handler import Handler
 from gevpy.host import Host
 from gevpy.log_limit import LimitedLog, printable
@@ -188,7 +188,7 @@ class Reactor(Host):
             return
         try:
             result = hook(conn, conn.close_reason)
-        except Exception as error:  # noqa: BLE001 - whatever the application raised is its own
+        except FAILURES as error:
             self.report(conn, "on_close", error)
             self._finished()
             return

@@ -17,6 +17,7 @@ from __future__ import annotations
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from gevpy.errors import FAILURES
 from gevpy.inbox import Inbox
 from gevpy.write_side import WriteSide
 
@@ -86,7 +87,7 @@ class ReadSide(WriteSide):
         self._corked = True
         try:
             self._handle_frames(ring)
-        except Exception as error:  # noqa: BLE001 - whatever the protocol raised ends this connection only
+        except FAILURES as error:
             self._fail("unpacket", error)
         if host.batch.length or self._pending is not None:
             self._hand_over()
@@ -123,7 +124,7 @@ class ReadSide(WriteSide):
         ctx, data = message
         try:
             reply = self._host.on_message(self, ctx, data)
-        except Exception as error:  # noqa: BLE001 - whatever the application raised ends this connection only
+        except FAILURES as error:
             self._fail("on_message", error)
             return
         if reply is None:
@@ -133,7 +134,7 @@ class ReadSide(WriteSide):
             return
         try:
             self._reply(reply)
-        except Exception as error:  # noqa: BLE001 - a reply that can't be packed ends this connection only
+        except FAILURES as error:
             self._fail("packet", error)
 
     def _keep_rest(self, ring: RingBuffer, before: int) -> None:

@@ -19,7 +19,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from gevpy.closing import CloseKind, CloseReason
-from gevpy.errors import ConnectionClosed, WriteBufferFull
+from gevpy.errors import FAILURES, ConnectionClosed, WriteBufferFull
 from gevpy.stats import DropReason
 from gevpy.write_batch import as_bytes
 
@@ -386,7 +386,7 @@ class WriteSide:
     ) -> None:
         try:
             callback(data, error)
-        except Exception as failure:  # noqa: BLE001 - whatever the application raised ends this connection only
+        except FAILURES as failure:
             self._fail("on_written", failure)
 
     def _discard_output(self) -> None:
