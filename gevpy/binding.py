@@ -102,6 +102,9 @@ def _adopt(sockets: Sequence[socket.socket], backlog: int) -> ListeningSockets:
         if not isinstance(sock, socket.socket) or sock.type != socket.SOCK_STREAM:
             msg = f"sockets must be bound stream sockets, not {sock!r}"
             raise ConfigError(msg)
+        if sock.family in (socket.AF_INET, socket.AF_INET6) and not sock.getsockname()[1]:
+            msg = f"sockets must be bound: {sock!r}"  # listen() would bind it, to any port and every address
+            raise ConfigError(msg)
         try:
             sock.listen(backlog)
         except OSError as error:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import os
 from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
@@ -26,6 +25,7 @@ from gevpy.errors import (
     ProtocolError,
     TruncatedFrame,
 )
+from gevpy.kernel_queues import discard_input, unacknowledged_bytes, unread_bytes
 from gevpy.protocol.base import Protocol
 from gevpy.read_side import ReadSide
 
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
     from gevpy.worker import Worker
 
 __all__ = ["Connection"]
-
-DISCARD_READS = 16
-DISCARD_BYTES = 65536
 
 
 class Connection(ReadSide, asyncio.BufferedProtocol):
@@ -66,7 +63,9 @@ class Connection(ReadSide, asyncio.BufferedProtocol):
         "_draining",
         "_gone",
         "_hook_tasks",
+        "_lingering",
         "_local_addr",
+        "_opened",
         "_reactor",
         "_values",
         "_wait_for_handler",
@@ -92,6 +91,8 @@ class Connection(ReadSide, asyncio.BufferedProtocol):
         self._wait_for_handler = False  # close() was called by our own handler, whose reply still leaves
         self._draining = False  # the server goes away: close when handlers and hooks have ended
         self._gone = False  # connection_lost has come
+        self._lingering = False  # our side is ended; input is read and forgotten until the peer has all
+        self._opened = False  # the handler knows of it
 
     def __repr__(self) -> str:
         """Show who it is and how it is."""
@@ -258,8 +259,33 @@ class Connection(ReadSide, asyncio.BufferedProtocol):
         """Close the transport, if nothing is left to wait for."""
         if self._lost or self._queued() or (self._wait_for_handler and self._inbox is not None):
             return
+        fd = self._fd()
+        if not self._lingering and unread_bytes(fd) and unacknowledged_bytes(fd):
+            self._linger()
+        elif not self._lingering:
+            self._close_transport()
+
+    def _close_transport(self) -> None:
         self._lost = True
         self._transport.close()
+
+    def _linger(self) -> None:
+        """End our side, and read on without looking until the peer has all: closing on unread input would reset it."""
+        self._lingering = True
+        self._transport.write_eof()
+        if not self._eof:
+            self._transport.resume_reading()
+        self._reactor.arm(self, self._reactor.tick + 1)
+
+    def still_lingers(self) -> bool:
+        """Close, if the peer has acknowledged everything; tell whether it is still waited for."""
+        if self._lingering and not unacknowledged_bytes(self._fd()):
+            self._close_transport()
+        return self._lingering and not self._lost
+
+    def _fd(self) -> int:
+        sock = self._transport.get_extra_info("socket")
+        return -1 if sock is None else int(sock.fileno())
 
     # -- the asyncio protocol ----------------------------------------------------------------------
 
@@ -267,7 +293,12 @@ class Connection(ReadSide, asyncio.BufferedProtocol):
         """Begin: take the transport, tell the reactor, greet the handler."""
         self._transport = transport
         self._transport.set_write_buffer_limits(0)
+        if self._reactor.draining:
+            self._lost = True
+            self._transport.abort()
+            return
         self._connected = True
+        self._opened = True
         self._reactor.opened(self)
         self.call_hook("on_connect")
         if self._hook_tasks:
@@ -277,7 +308,9 @@ class Connection(ReadSide, asyncio.BufferedProtocol):
     def eof_received(self) -> bool:
         """Learn that the peer ended its side: handle what came, then close, unless half-open is wanted."""
         self._eof = True
-        if self._inbox is None and self._connected:
+        if self._lingering:
+            self._close_transport()
+        elif self._inbox is None and self._connected:
             self._finish_input()
         return True
 
@@ -285,9 +318,12 @@ class Connection(ReadSide, asyncio.BufferedProtocol):
         """End: whatever the cause, this comes exactly once."""
         self._connected = False
         if self._closing:
-            self._discard_input()
+            discard_input(self._fd())
         self._lost = True
         self._gone = True
+        if not self._opened:
+            self._reactor.turned_away(self)
+            return
         if self._reason is None:
             self._reason = CloseReason(self._kind_of_loss(exc), exc)
         self._discard_output()
@@ -309,16 +345,6 @@ class Connection(ReadSide, asyncio.BufferedProtocol):
         if exc is None:
             return CloseKind.PEER_CLOSED
         return CloseKind.PEER_RESET if isinstance(exc, OSError) else CloseKind.INTERNAL_ERROR
-
-    def _discard_input(self) -> None:
-        """Read what the kernel still holds: closing a socket with unread input would send a reset instead of a FIN."""
-        sock = self._transport.get_extra_info("socket")
-        try:
-            for _ in range(DISCARD_READS):
-                if not os.read(sock.fileno(), DISCARD_BYTES):
-                    return
-        except (OSError, ValueError):
-            return  # nothing left, or closed already
 
     def _finish_input(self) -> None:
         """Act on the peer's EOF, now that all it sent was handled."""

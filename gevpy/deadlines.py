@@ -32,7 +32,9 @@ def check_deadlines(conn: Connection, reactor: Reactor, now: int) -> None:
         conn.begin_close(CloseKind.FRAME_TIMEOUT, late)
     elif conn._connected and reactor.idle_ticks and now >= conn.active_tick + reactor.idle_ticks:
         _evict(conn)
-    if not conn._lost:
+    if conn.still_lingers():
+        reactor.arm(conn, now + 1)
+    elif not conn._lost:
         _rearm(conn, reactor, now)
 
 

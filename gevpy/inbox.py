@@ -78,19 +78,19 @@ class Inbox:
             self.task.add_done_callback(self._ended)  # not "finally": a task cancelled before its first step has none
 
     async def _work(self) -> None:
-        while self._running is not None or self._waiting:
+        while (self._running is not None or self._waiting) and not self._conn._lost:
             await self._handle_next()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self.task = None
-        if task.cancelled():
-            self._cancelled()
+        if task.cancelled() or self._conn._lost:
+            self._give_up()
         if self._waiting or self._running is not None:
             self._start()
         else:
             self._conn.inbox_empty()
 
-    def _cancelled(self) -> None:
+    def _give_up(self) -> None:
         if inspect.iscoroutine(self._running):
             self._running.close()
         self._running = None
@@ -113,6 +113,7 @@ class Inbox:
                 awaitable = conn.call_handler(ctx, data)
             reply = await awaitable if hasattr(awaitable, "__await__") else awaitable
         except Exception as error:  # noqa: BLE001 - whatever the application raised ends this connection only
+            self.drop_waiting()
             conn.message_failed("on_message", error)
         else:
             conn.message_handled(reply, perf_counter() - started)

@@ -126,6 +126,7 @@ class Listener:
             self._refuse(sock, refused, address)
             return
         sock.settimeout(0)
+        self._reactor.expect()
         conn = Connection(self._reactor, format_address(address), network)
         work = self._reactor.loop.connect_accepted_socket(lambda: conn, sock)
         self._step(conn, sock, work)
@@ -155,7 +156,7 @@ class Listener:
             self._reactor.log.log("connect", logging.WARNING, f"an accepted connection failed: {error}")
             sock.close()
             if not conn.was_made:
-                self._reactor.admission.leave(conn.network)
+                self._reactor.turned_away(conn)
             return
         waited._asyncio_future_blocking = False
         waited.add_done_callback(partial(self._step, conn, sock, work))

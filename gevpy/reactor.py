@@ -99,7 +99,8 @@ class Reactor(Host):
         self.log = LimitedLog(logger)
         self._apply(options)
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._unfinished = 0  # connections whose on_close has not ended
+        self.draining = False  # what is accepted now is turned away
+        self._unfinished = 0  # connections accepted whose on_close has not ended
         self._all_gone: asyncio.Future[None] | None = None
         self._hurry: asyncio.Future[None] = loop.create_future()  # done: a drain's patience has ended
         self._tick_handle: asyncio.TimerHandle | None = None
@@ -161,10 +162,18 @@ class Reactor(Host):
 
     # -- the life of connections -------------------------------------------------------------------
 
+    def expect(self) -> None:
+        """Count a connection that was accepted and whose transport is being made."""
+        self._unfinished += 1
+
+    def turned_away(self, conn: Connection) -> None:
+        """Let go of a connection that was expected and never opened."""
+        self.admission.leave(conn.network)
+        self._finished()
+
     def opened(self, conn: Connection) -> None:
         """Take in a connection that can carry messages."""
         self.connections[conn.id] = conn
-        self._unfinished += 1
         self.stats.opened += 1
         if self.idle_ticks:
             self.arm(conn, self.tick + self.idle_ticks)
@@ -229,6 +238,7 @@ class Reactor(Host):
         Returns:
             How many had to be aborted.
         """
+        self.draining = True
         for conn in tuple(self.connections.values()):
             conn.begin_drain()
         if await self._wait_all_gone(timeout_s, self._hurry):

@@ -14,6 +14,10 @@ cdef int BY_TURN
 cdef int BY_CONNECT
 cdef int BY_CLOSE
 cdef Py_ssize_t MESSAGES_PER_TURN
+cdef int UNPACKET
+cdef int ON_MESSAGE
+cdef int PACKET
+cdef tuple STEPS
 
 cdef class ReadSide(WriteSide):
     cdef public object protocol_state
@@ -22,12 +26,13 @@ cdef class ReadSide(WriteSide):
     cdef int _paused
     cdef long long _frame_tick
     cdef public bint _eof
+    cdef int _step
 
     @cython.locals(before=Py_ssize_t)
     cdef _handle_input(self, RingBuffer ring)
-    @cython.locals(count=Py_ssize_t, protocol=Protocol)
+    @cython.locals(turn_ends=cython.longlong, protocol=Protocol, message=tuple, stats=Stats)
     cdef _handle_frames(self, RingBuffer ring)
-    cdef _handle_message(self, tuple message)
+    cdef _take_reply(self, object reply)
     cdef _keep_rest(self, RingBuffer ring, Py_ssize_t before)
     cdef _begin_frame(self)
     cdef _queue_message(self, tuple message)

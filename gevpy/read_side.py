@@ -39,11 +39,14 @@ BY_CLOSE = 32
 
 MESSAGES_PER_TURN = 1024  # then other connections get theirs
 
+UNPACKET, ON_MESSAGE, PACKET = 0, 1, 2
+STEPS = ("unpacket", "on_message", "packet")  # whose failure it was
+
 
 class ReadSide(WriteSide):
     """What a connection knows of its input. Used only as the base of `Connection`."""
 
-    __slots__ = ("_eof", "_frame_tick", "_inbox", "_paused", "_ring", "protocol_state")
+    __slots__ = ("_eof", "_frame_tick", "_inbox", "_paused", "_ring", "_step", "protocol_state")
 
     def __init__(self, host: Host) -> None:
         """Begin unconnected, with nothing read."""
@@ -54,6 +57,7 @@ class ReadSide(WriteSide):
         self._paused = 0
         self._frame_tick = -1  # when the part frame in _ring began, or -1
         self._eof = False
+        self._step = UNPACKET  # what `_handle_frames` is at
 
     # -- the asyncio protocol's reading ------------------------------------------------------------
 
@@ -75,20 +79,23 @@ class ReadSide(WriteSide):
             ring.restart(nbytes)
         else:
             ring.commit(nbytes)
-        if self._paused:
+        if self._paused and not self._closing:
             self._transport.pause_reading()  # uvloop begins to read after connection_made, whatever that paused
         self._handle_input(ring)
 
     def _handle_input(self, ring: RingBuffer) -> None:
         """Take every whole frame out of ``ring``, and keep what is left."""
         host = self._host
+        if self._closing:
+            ring.clear()  # nothing more is handled; what comes while we linger is only to be taken off the wire
+            return
         before = ring._length
         started = perf_counter()
         self._corked = True
         try:
             self._handle_frames(ring)
         except FAILURES as error:
-            self._fail("unpacket", error)
+            self._fail(STEPS[self._step], error)
         if host.batch.length or self._pending is not None:
             self._hand_over()
         self._corked = False
@@ -100,42 +107,37 @@ class ReadSide(WriteSide):
 
     def _handle_frames(self, ring: RingBuffer) -> None:
         host = self._host
-        count = 0
+        stats = host.stats
         protocol = self._protocol
+        turn_ends = stats.received_messages + MESSAGES_PER_TURN
         while ring._length and not self._paused and not self._lost:
+            self._step = UNPACKET
             message = protocol.decode(self, ring)
             if message is None:
                 if protocol is self._protocol:
                     break
                 protocol = self._protocol  # swapped inside unpacket: the new one may understand what is left
                 continue
-            count += 1
+            stats.received_messages += 1
+            self._step = ON_MESSAGE
             if self._inbox is not None or host.is_async:
                 self._queue_message(message)
             else:
-                self._handle_message(message)
+                ctx, data = message
+                reply = host.on_message(self, ctx, data)
+                if reply is not None:
+                    self._take_reply(reply)
             protocol = self._protocol
-            if count >= MESSAGES_PER_TURN:
+            if stats.received_messages >= turn_ends:
                 self._yield_turn()
                 break
-        host.stats.received_messages += count
 
-    def _handle_message(self, message: tuple[Any, Any]) -> None:
-        ctx, data = message
-        try:
-            reply = self._host.on_message(self, ctx, data)
-        except FAILURES as error:
-            self._fail("on_message", error)
-            return
-        if reply is None:
-            return
+    def _take_reply(self, reply: Any) -> None:
         if type(reply) is not bytes and hasattr(reply, "__await__"):
             self._take_inbox().put_running(reply)
             return
-        try:
-            self._reply(reply)
-        except FAILURES as error:
-            self._fail("packet", error)
+        self._step = PACKET
+        self._reply(reply)
 
     def _keep_rest(self, ring: RingBuffer, before: int) -> None:
         """Keep what is no whole frame yet in a ring of our own; give an empty one back."""

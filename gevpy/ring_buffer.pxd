@@ -5,6 +5,7 @@ cdef Py_ssize_t BELIEVED_BYTES
 cdef Py_ssize_t BELIEVED_FACTOR
 cdef Py_ssize_t MOST_BYTES
 
+@cython.final
 cdef class RingBuffer:
     cdef bytearray _storage
     cdef unsigned char* _data
@@ -19,6 +20,8 @@ cdef class RingBuffer:
     cdef public Py_ssize_t scanned
     cdef public bint pooled
 
+    @cython.locals(size=Py_ssize_t, tail=Py_ssize_t, first=Py_ssize_t, source=cython.p_char)
+    cdef _write_bytes(self, bytes data)
     cpdef reserve(self, Py_ssize_t total)
     @cython.locals(believed=Py_ssize_t, tail=Py_ssize_t)
     cpdef writable(self, Py_ssize_t at_least=*)

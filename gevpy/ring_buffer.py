@@ -140,6 +140,9 @@ class RingBuffer:
         Raises:
             BufferOverflow: it would not fit within ``max_capacity``; nothing was written.
         """
+        if cython.compiled and type(data) is bytes:
+            self._write_bytes(data)
+            return
         view = memoryview(data).cast("B")
         size = len(view)
         if size > self._capacity - self._length:
@@ -151,6 +154,20 @@ class RingBuffer:
             self._storage[: size - first] = view[first:]
         self._length += size
         self._lent = 0  # a lend ends with the next change
+
+    def _write_bytes(self, data: bytes) -> None:
+        """Append bytes through pointers; the compiled build's only."""
+        size = len(data)
+        if size > self._capacity - self._length:
+            self._grow(self._length + size)
+        tail = self._tail()
+        first = min(size, self._capacity - tail)
+        if cython.compiled:
+            source = PyBytes_AS_STRING(data)
+            memcpy(self._data + tail, source, first)
+            memcpy(self._data, source + first, size - first)
+        self._length += size
+        self._lent = 0
 
     def reserve(self, total: int) -> None:
         """Ask that the next lend make room for ``total`` bytes in all, those already here included.

@@ -6,7 +6,7 @@ one block; a piece that comes alone, or is big, is kept as it is and never copie
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 try:
     import cython
@@ -45,15 +45,18 @@ class WriteBatch:
         length: the bytes gathered.
     """
 
-    __slots__ = ("_alone", "_pieces", "_small", "_used", "length")
+    __slots__ = ("_alone", "_block", "_capacity", "_pieces", "_small", "_used", "length")
 
     def __init__(self) -> None:
         """Begin empty."""
         self.length = 0
         self._alone: bytes | None = None  # the first piece, as long as it is the only one
         self._pieces: list[bytes] | None = None  # blocks and big pieces, in order
-        self._small = bytearray(FIRST_CAPACITY if cython.compiled else 0)  # small pieces after those, copied together
+        self._small = bytearray()  # small pieces after those, copied together
+        self._capacity = 0
         self._used = 0
+        if cython.compiled:
+            self._adopt(bytearray(FIRST_CAPACITY))
 
     def append(self, data: BytesLike) -> None:
         """Add a piece; what isn't ``bytes`` is copied now.
@@ -74,20 +77,22 @@ class WriteBatch:
         self.length += size
         self._add(piece, size)
 
-    def append_uint(self, value: int, size: int, little_endian: bool) -> None:  # noqa: FBT001 - internal, hot
-        """Add an unsigned integer of ``size`` bytes, which must hold it."""
+    def append_prefixed(self, value: int, width: int, little_endian: bool, body: bytes) -> None:  # noqa: FBT001
+        """Add an unsigned integer of ``width`` bytes, which must hold it, and ``body`` behind it."""
+        size = len(body)
         if self._alone is not None:
             self._add_alone()
-        self.length += size
+        self.length += width + size
         if cython.compiled:
-            self._ensure(size)
-            room = cython.cast(cython.p_uchar, PyByteArray_AS_STRING(self._small)) + self._used
-            for index in range(size):
-                room[index if little_endian else size - 1 - index] = value & 0xFF
+            self._ensure(width + size)
+            room = self._block + self._used
+            for index in range(width):
+                room[index if little_endian else width - 1 - index] = value & 0xFF
                 value >>= 8
         else:
-            self._small += value.to_bytes(size, "little" if little_endian else "big")
-        self._used += size
+            self._small += value.to_bytes(width, "little" if little_endian else "big")
+        self._used += width
+        self._add(body, size)
 
     def take(self) -> bytes | list[bytes]:
         """Give all that was gathered, in order, and begin anew.
@@ -128,7 +133,7 @@ class WriteBatch:
             return
         if cython.compiled:
             self._ensure(size)
-            memcpy(PyByteArray_AS_STRING(self._small) + self._used, PyBytes_AS_STRING(piece), size)
+            memcpy(self._block + self._used, PyBytes_AS_STRING(piece), size)
         else:
             self._small += piece
         self._used += size
@@ -136,9 +141,9 @@ class WriteBatch:
     def _take_small(self) -> bytes:
         block: bytes
         if cython.compiled:
-            block = PyBytes_FromStringAndSize(PyByteArray_AS_STRING(self._small), self._used)
-            if len(self._small) > 4 * FIRST_CAPACITY:
-                self._small = bytearray(FIRST_CAPACITY)
+            block = PyBytes_FromStringAndSize(cython.cast(cython.p_char, self._block), self._used)
+            if self._capacity > 4 * FIRST_CAPACITY:
+                self._adopt(bytearray(FIRST_CAPACITY))
         else:
             block = bytes(self._small)
             self._small = bytearray()
@@ -146,9 +151,14 @@ class WriteBatch:
         return block
 
     def _ensure(self, size: int) -> None:
-        """Make room for ``size`` more bytes of small pieces."""
-        capacity = len(self._small)
-        if self._used + size > capacity:
-            bigger = bytearray(max(2 * capacity, self._used + size))
+        """Make room for ``size`` more bytes of small pieces; the compiled build's only."""
+        if size > self._capacity - self._used:
+            bigger = bytearray(max(2 * self._capacity, self._used + size))
             bigger[: self._used] = memoryview(self._small)[: self._used]
-            self._small = bigger
+            self._adopt(bigger)
+
+    def _adopt(self, block: bytearray) -> None:
+        self._small = block
+        self._capacity = len(block)
+        if cython.compiled:
+            self._block = cython.cast(cython.p_uchar, PyByteArray_AS_STRING(block))

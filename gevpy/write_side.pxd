@@ -31,7 +31,7 @@ cdef class WriteSide:
     cdef public object wheel_entry
 
     cpdef flush(self)
-    cdef _emit(self, object data)
+    cdef _emit(self, object data, bint is_reply)
     cdef _reply(self, object data)
     cdef _spill(self)
     cpdef Py_ssize_t _queued(self) except -1

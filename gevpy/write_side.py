@@ -119,9 +119,9 @@ class WriteSide:
             self._send_from_thread(data, on_written)
             return
         if on_written is None and self._corked:
-            self._emit(data)
+            self._emit(data, False)  # noqa: FBT003 - internal, hot
         else:
-            self._enqueue(as_bytes(self._protocol.packet(self, data)), data, on_written, refusable=True)
+            self._enqueue(as_bytes(self._protocol.packet(self, data)), data, on_written)
 
     async def drain(self) -> None:
         """Wait until output is not congested.
@@ -172,20 +172,20 @@ class WriteSide:
         self._busy = False
         if self._host.refresh_on_write:
             self.active_tick = self._host.tick
-        if not self._corked:
-            self.flush()
+        self._host.mark_dirty(self)  # not now: asyncio's transport still looks at its own state after this call
 
     # -- queueing ----------------------------------------------------------------------------------
 
-    def _emit(self, data: Any) -> None:
+    def _emit(self, data: Any, is_reply: bool) -> None:  # noqa: FBT001 - internal, hot
         """Queue what our own read produced: into the batch, unless something older waits."""
         host = self._host
-        if host.batch.length > host.max_write_buffer_bytes:
+        batch = host.batch
+        if batch.length > host.max_write_buffer_bytes:
             self._hand_over()
         if self._busy or self._pending is not None:
-            self._enqueue(as_bytes(self._protocol.packet(self, data)), data, None, refusable=True)
+            self._enqueue(as_bytes(self._protocol.packet(self, data)), data, None, is_reply=is_reply)
             return
-        self._protocol.packet_into(self, data, host.batch)
+        self._protocol.packet_into(self, data, batch)
         host.stats.sent_messages += 1
 
     def reply(self, data: Any) -> None:
@@ -197,12 +197,10 @@ class WriteSide:
         if self._lost or self._write_shut:
             reason = DropReason.CONNECTION_CLOSED if self._lost else DropReason.WRITE_SHUT_DOWN
             self._host.stats.count_dropped(reason)
-            return
-        if self._corked and not self._busy and self._pending is None:
-            self._emit(data)
+        elif self._corked:
+            self._emit(data, True)  # noqa: FBT003 - internal, hot
         else:
-            frame = as_bytes(self._protocol.packet(self, data))
-            self._enqueue(frame, data, None, refusable=self._host.slow_consumer != "block")
+            self._enqueue(as_bytes(self._protocol.packet(self, data)), data, None, is_reply=True)
 
     def _enqueue(
         self,
@@ -210,9 +208,10 @@ class WriteSide:
         data: Any,
         on_written: Callable[[Any, BaseException | None], object] | None,
         *,
-        refusable: bool,
+        is_reply: bool = False,
     ) -> None:
         """Queue one frame as a message of its own, if the limit and the policy allow."""
+        refusable = not is_reply or self._host.slow_consumer != "block"
         if refusable and self._queued() > self._host.max_write_buffer_bytes:
             self._hand_over()
             if self._queued() > self._host.max_write_buffer_bytes and not self._make_room(data, on_written):

@@ -9,6 +9,6 @@ cdef class Protocol:
     cpdef packet_into(self, object conn, object data, WriteBatch batch)
     cpdef Py_ssize_t max_buffered_bytes(self) except -1
     @cython.locals(before=Py_ssize_t, limit=Py_ssize_t)
-    cpdef object decode(self, object conn, RingBuffer buffer)
+    cpdef tuple decode(self, object conn, RingBuffer buffer)
 
 cpdef bytes require_bytes(object data)

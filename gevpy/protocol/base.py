@@ -117,7 +117,7 @@ class Protocol:
         if not isinstance(message, tuple) or len(message) != 2:  # noqa: PLR2004 - a pair
             msg = f"{type(self).__name__}.unpacket() must give None or (ctx, data), not {type(message).__name__}"
             raise TypeError(msg)
-        return message
+        return message if type(message) is tuple else tuple(message)  # a named tuple
 
 
 def require_size(name: str, value: object, least: int = 1) -> int:

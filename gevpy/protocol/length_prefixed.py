@@ -151,8 +151,7 @@ class LengthPrefixedProtocol(Protocol):
             batch.append(self.packet(conn, data))
             return
         body = require_bytes(data)
-        batch.append_uint(self._length_of(body), self.size, self._little)
-        batch.append(body)
+        batch.append_prefixed(self._length_of(body), self.size, self._little, body)
 
     def max_buffered_bytes(self) -> int:
         """Give the bound on a whole frame, its header included."""
