@@ -42,14 +42,14 @@ cdef class RingBuffer:
     cdef Py_ssize_t _tail(self) noexcept
     @cython.locals(end=Py_ssize_t)
     cdef Py_ssize_t _contiguous_room(self) noexcept
-    cdef _need(self, Py_ssize_t size)
+    cdef int _need(self, Py_ssize_t size) except -1
     @cython.locals(begin=Py_ssize_t, first=Py_ssize_t, target=cython.p_char, data=bytes)
     cdef bytes _copy(self, Py_ssize_t offset, Py_ssize_t size)
     @cython.locals(at=Py_ssize_t)
     cdef int _byte(self, Py_ssize_t offset) noexcept
     @cython.locals(value=cython.ulonglong, position=Py_ssize_t, at=Py_ssize_t, index=Py_ssize_t)
     cdef unsigned long long _uint(self, Py_ssize_t offset, Py_ssize_t size, bint little_endian) noexcept
-    cdef _consume(self, Py_ssize_t size)
+    cdef int _consume(self, Py_ssize_t size) except -1
     cdef Py_ssize_t _bounded(self, Py_ssize_t capacity) noexcept
     @cython.locals(capacity=Py_ssize_t)
     cdef _grow(self, Py_ssize_t needed)
@@ -57,4 +57,4 @@ cdef class RingBuffer:
     cdef _compact(self)
     @cython.locals(first=Py_ssize_t)
     cdef _move_to(self, bytearray storage)
-    cdef _adopt(self, bytearray storage)
+    cdef int _adopt(self, bytearray storage) except -1

@@ -465,14 +465,14 @@ class RingBuffer:
         self._lent = 0
         self.scanned = 0
         self._length -= size
-        if self._length == 0:
+        if self._length:
+            self._head += size
+            if self._head >= self._capacity:
+                self._head -= self._capacity
+        else:
             self._head = 0
             if self._capacity >= 4 * self._first_capacity and not self.pooled:
                 self._adopt(bytearray(self._first_capacity))
-            return
-        self._head += size
-        if self._head >= self._capacity:
-            self._head -= self._capacity
 
     def _grow(self, needed: int) -> None:
         if 0 <= self._max_capacity < needed:

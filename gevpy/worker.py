@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from gevpy.errors import ConnectionClosed, WriteBufferFull
+from gevpy.topics import check_topic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -85,6 +86,7 @@ class Worker:
             ConfigError: ``topic`` can't be a topic.
             Exception: whatever a protocol's ``packet`` raises.
         """
+        check_topic(topic)
         members = self._reactor.topics.members(topic)
         _send_all([conn for conn in members if conn is not exclude], data)
 
@@ -94,6 +96,7 @@ class Worker:
         Raises:
             ConfigError: ``topic`` can't be a topic.
         """
+        check_topic(topic)
         return self._reactor.topics.count(topic)
 
 

@@ -21,8 +21,8 @@ cdef class WriteBatch:
     cpdef append_prefixed(self, unsigned long long value, Py_ssize_t width, bint little_endian, bytes body)
     cpdef object take(self)
     cpdef clear(self)
-    cdef _add_alone(self)
-    cdef _add(self, bytes piece, Py_ssize_t size)
+    cdef int _add_alone(self) except -1
+    cdef int _add(self, bytes piece, Py_ssize_t size) except -1
     cdef bytes _take_small(self)
-    cdef _ensure(self, Py_ssize_t size)
-    cdef _adopt(self, bytearray block)
+    cdef int _ensure(self, Py_ssize_t size) except -1
+    cdef int _adopt(self, bytearray block) except -1

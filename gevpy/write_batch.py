@@ -6,7 +6,7 @@ one block; a piece that comes alone, or is big, is kept as it is and never copie
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 try:
     import cython
@@ -64,7 +64,7 @@ class WriteBatch:
         Raises:
             TypeError: ``data`` isn't bytes-like.
         """
-        piece = as_bytes(data)
+        piece = data if type(data) is bytes else as_bytes(data)
         size = len(piece)
         if size == 0:
             return
@@ -84,7 +84,7 @@ class WriteBatch:
             self._add_alone()
         self.length += width + size
         if cython.compiled:
-            self._ensure(width + size)
+            self._ensure(width)
             room = self._block + self._used
             for index in range(width):
                 room[index if little_endian else width - 1 - index] = value & 0xFF
@@ -124,19 +124,19 @@ class WriteBatch:
         self._add(piece, len(piece))
 
     def _add(self, piece: bytes, size: int) -> None:
-        if size >= BIG_PIECE_BYTES:
+        if size < BIG_PIECE_BYTES:
+            if cython.compiled:
+                self._ensure(size)
+                memcpy(self._block + self._used, PyBytes_AS_STRING(piece), size)
+            else:
+                self._small += piece
+            self._used += size
+        else:
             if self._pieces is None:
                 self._pieces = []
             if self._used:
                 self._pieces.append(self._take_small())
             self._pieces.append(piece)
-            return
-        if cython.compiled:
-            self._ensure(size)
-            memcpy(self._block + self._used, PyBytes_AS_STRING(piece), size)
-        else:
-            self._small += piece
-        self._used += size
 
     def _take_small(self) -> bytes:
         block: bytes

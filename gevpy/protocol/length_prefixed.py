@@ -150,7 +150,7 @@ class LengthPrefixedProtocol(Protocol):
         if type(self) is not LengthPrefixedProtocol or self.offset or self.strip == 0:
             batch.append(self.packet(conn, data))
             return
-        body = require_bytes(data)
+        body = data if type(data) is bytes else require_bytes(data)
         batch.append_prefixed(self._length_of(body), self.size, self._little, body)
 
     def max_buffered_bytes(self) -> int:

@@ -35,6 +35,6 @@ class RawProtocol(Protocol):
     def packet_into(self, conn: Any, data: Any, batch: WriteBatch) -> None:
         """Add ``data`` as it is."""
         if type(self) is RawProtocol:
-            batch.append(require_bytes(data))
+            batch.append(data if type(data) is bytes else require_bytes(data))
         else:
             batch.append(self.packet(conn, data))
