@@ -18,6 +18,7 @@ cdef int UNPACKET
 cdef int ON_MESSAGE
 cdef int PACKET
 cdef tuple STEPS
+cdef object perf_counter  # found without a look-up
 
 cdef class ReadSide(WriteSide):
     cdef public object protocol_state
@@ -30,7 +31,7 @@ cdef class ReadSide(WriteSide):
 
     @cython.locals(before=Py_ssize_t)
     cdef _handle_input(self, RingBuffer ring)
-    @cython.locals(turn_ends=cython.longlong, protocol=Protocol, message=tuple, stats=Stats)
+    @cython.locals(turn_ends=cython.longlong, protocol=Protocol, message=tuple, stats=Stats, batch=WriteBatch)
     cdef _handle_frames(self, RingBuffer ring)
     cdef _take_reply(self, object reply)
     cdef _keep_rest(self, RingBuffer ring, Py_ssize_t before)

@@ -108,6 +108,7 @@ class ReadSide(WriteSide):
     def _handle_frames(self, ring: RingBuffer) -> None:
         host = self._host
         stats = host.stats
+        batch = host.batch
         protocol = self._protocol
         turn_ends = stats.received_messages + MESSAGES_PER_TURN
         while ring._length and not self._paused and not self._lost:
@@ -125,7 +126,16 @@ class ReadSide(WriteSide):
             else:
                 ctx, data = message
                 reply = host.on_message(self, ctx, data)
-                if reply is not None:
+                if (
+                    type(reply) is bytes
+                    and self._pending is None
+                    and not (self._busy or self._lost or self._write_shut)
+                    and batch.length <= host.max_write_buffer_bytes
+                ):
+                    self._step = PACKET
+                    self._protocol.packet_into(self, reply, batch)  # as _reply does when nothing is in the way
+                    stats.sent_messages += 1
+                elif reply is not None:
                     self._take_reply(reply)
             protocol = self._protocol
             if stats.received_messages >= turn_ends:

@@ -24,5 +24,5 @@ cdef class WriteBatch:
     cdef int _add_alone(self) except -1
     cdef int _add(self, bytes piece, Py_ssize_t size) except -1
     cdef bytes _take_small(self)
-    cdef int _ensure(self, Py_ssize_t size) except -1
+    cdef int _make_room(self, Py_ssize_t size) except -1
     cdef int _adopt(self, bytearray block) except -1

@@ -84,7 +84,8 @@ class WriteBatch:
             self._add_alone()
         self.length += width + size
         if cython.compiled:
-            self._ensure(width)
+            if width > self._capacity - self._used:
+                self._make_room(width)
             room = self._block + self._used
             for index in range(width):
                 room[index if little_endian else width - 1 - index] = value & 0xFF
@@ -126,7 +127,8 @@ class WriteBatch:
     def _add(self, piece: bytes, size: int) -> None:
         if size < BIG_PIECE_BYTES:
             if cython.compiled:
-                self._ensure(size)
+                if size > self._capacity - self._used:
+                    self._make_room(size)
                 memcpy(self._block + self._used, PyBytes_AS_STRING(piece), size)
             else:
                 self._small += piece
@@ -150,12 +152,11 @@ class WriteBatch:
         self._used = 0
         return block
 
-    def _ensure(self, size: int) -> None:
-        """Make room for ``size`` more bytes of small pieces; the compiled build's only."""
-        if size > self._capacity - self._used:
-            bigger = bytearray(max(2 * self._capacity, self._used + size))
-            bigger[: self._used] = memoryview(self._small)[: self._used]
-            self._adopt(bigger)
+    def _make_room(self, size: int) -> None:
+        """Grow the block for ``size`` more bytes of small pieces; the compiled build's only."""
+        bigger = bytearray(max(2 * self._capacity, self._used + size))
+        bigger[: self._used] = memoryview(self._small)[: self._used]
+        self._adopt(bigger)
 
     def _adopt(self, block: bytearray) -> None:
         self._small = block

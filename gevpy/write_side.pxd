@@ -6,6 +6,7 @@ from gevpy.stats cimport Stats
 from gevpy.write_batch cimport WriteBatch, as_bytes
 
 cdef Py_ssize_t JOIN_BYTES
+cdef object get_ident  # found without a look-up
 
 cdef class WriteSide:
     cdef Host _host

@@ -14,13 +14,13 @@ cdef class LengthPrefixedProtocol(Protocol):
     cdef Py_ssize_t _header
     cdef Py_ssize_t _slack
     cdef bint _little
-    cdef unsigned long long _largest
+    cdef long long _largest
 
     @cython.locals(have=Py_ssize_t, value="unsigned long long", body=Py_ssize_t, total=Py_ssize_t)
     cpdef object unpacket(self, object conn, RingBuffer buffer)
     @cython.locals(body=bytes)
     cpdef object packet(self, object conn, object data)
-    @cython.locals(body=bytes)
+    @cython.locals(body=bytes, value=cython.longlong)
     cpdef packet_into(self, object conn, object data, WriteBatch batch)
     cpdef Py_ssize_t max_buffered_bytes(self) except -1
     @cython.locals(value=Py_ssize_t)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from gevpy.errors import ConfigError, FrameTooLarge, ProtocolError
-from gevpy.protocol.base import Protocol, require_bytes, require_size
+from gevpy.protocol.base import MOST_BYTES, Protocol, require_bytes, require_size
 
 if TYPE_CHECKING:
     from gevpy.ring_buffer import RingBuffer
@@ -110,7 +110,7 @@ class LengthPrefixedProtocol(Protocol):
         self._header = offset + size
         self._slack = abs(adjustment)
         self._little = byteorder == "little"
-        self._largest = (1 << (8 * size)) - 1
+        self._largest = min((1 << (8 * size)) - 1, MOST_BYTES)  # no message is longer
 
     def unpacket(self, conn: Any, buffer: RingBuffer) -> tuple[Any, Any] | None:  # noqa: ARG002 - the contract
         """Take one frame, if it is all there."""
@@ -151,7 +151,10 @@ class LengthPrefixedProtocol(Protocol):
             batch.append(self.packet(conn, data))
             return
         body = data if type(data) is bytes else require_bytes(data)
-        batch.append_prefixed(self._length_of(body), self.size, self._little, body)
+        value = len(body) - self.adjustment
+        if not 0 <= value <= self._largest:
+            value = self._length_of(body)  # which raises, and says why
+        batch.append_prefixed(value, self.size, self._little, body)
 
     def max_buffered_bytes(self) -> int:
         """Give the bound on a whole frame, its header included."""

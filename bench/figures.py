@@ -1,0 +1,152 @@
+"""The figures to reach (design, section 5), one row each: goal, reached, yes or no.
+
+A row whose servers were not measured says so instead; it counts as neither.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bench.client import Load
+
+if TYPE_CHECKING:
+    from bench.results import Results
+
+__all__ = ["FIGURES", "Ratio", "Value", "judge"]
+
+MIB = 1 << 20
+_BIG_CONNECTIONS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """A server's metric by another's, in the same run."""
+
+    what: str
+    metric: str
+    above: tuple[str, Load]
+    below: tuple[str, Load]
+    limit: float
+    at_most: bool = True
+    unit: str = "x"
+
+    def reached(self, results: Results) -> float | None:
+        """Return the ratio, or None when either side is missing."""
+        return results.ratio(self.metric, self.above, self.below)
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A value that the run measured by itself."""
+
+    what: str
+    name: str
+    limit: float
+    unit: str
+    at_most: bool = True
+
+    def reached(self, results: Results) -> float | None:
+        """Return the value, or None when it was not measured."""
+        return results.values.get(self.name)
+
+
+Figure = Ratio | Value
+
+
+def _against_floor(what: str, mode: str, depth: int, limit: float) -> Ratio:
+    # The floor has no framing: it echoes prefixed frames as bytes, and TCP of a WebSocket payload's size.
+    floor_mode = "tcp" if mode == "websocket" else mode
+    return Ratio(
+        f"{what}, 64 B, depth {depth}: CPU by the floor's",
+        "cpu_us",
+        ("gevpy", Load(mode, depth=depth)),
+        ("floor", Load(floor_mode, depth=depth)),
+        limit,
+    )
+
+
+def _against_picows(size: int, depth: int, limit: float) -> Ratio:
+    load = Load("websocket", size=size, depth=depth)
+    what = load.title.replace("websocket", "WebSocket echo,")
+    return Ratio(f"{what}: CPU by picows's", "cpu_us", ("gevpy", load), ("picows", load), limit)
+
+
+def _pure(what: str, mode: str, depth: int, limit: float) -> Ratio:
+    load = Load(mode, depth=depth)
+    return Ratio(
+        f"pure-Python build, {what}, depth {depth}: CPU by the compiled build's",
+        "cpu_us",
+        ("gevpy pure", load),
+        ("gevpy", load),
+        limit,
+    )
+
+
+def _big(what: str, mode: str, peer: str, metric: str, limit: float) -> Ratio:
+    load = Load(mode, size=MIB, connections=_BIG_CONNECTIONS)
+    noun = "CPU" if metric == "cpu_us" else "throughput"
+    whose = "the floor's" if peer == "floor" else f"{peer}'s"
+    return Ratio(
+        f"1 MiB messages, {what}: {noun} by {whose}",
+        metric,
+        ("gevpy", load),
+        (peer, load),
+        limit,
+        at_most=metric == "cpu_us",
+    )
+
+
+FIGURES: tuple[Figure, ...] = (
+    _against_floor("raw TCP echo", "tcp", 1, 1.05),
+    _against_floor("raw TCP echo", "tcp", 32, 1.25),
+    _against_floor("length-prefixed echo", "length_prefix", 1, 1.10),
+    _against_floor("length-prefixed echo", "length_prefix", 32, 1.6),
+    _against_floor("WebSocket echo", "websocket", 1, 1.10),
+    _against_floor("WebSocket echo", "websocket", 32, 1.6),
+    _against_picows(64, 1, 1.0),
+    _against_picows(4096, 1, 0.95),
+    _against_picows(65536, 1, 1.0),
+    _against_picows(64, 32, 0.08),
+    _against_picows(4096, 32, 0.5),
+    _big("raw TCP", "tcp", "floor", "per_s", 0.9),
+    _big("raw TCP", "tcp", "floor", "cpu_us", 1.25),
+    _big("length-prefixed", "length_prefix", "floor", "per_s", 0.9),
+    _big("length-prefixed", "length_prefix", "floor", "cpu_us", 1.25),
+    _big("WebSocket", "websocket", "picows", "per_s", 1.0),
+    _pure("raw TCP", "tcp", 1, 1.4),
+    _pure("raw TCP", "tcp", 32, 6),
+    _pure("length-prefixed", "length_prefix", 1, 1.4),
+    _pure("length-prefixed", "length_prefix", 32, 6),
+    _pure("WebSocket", "websocket", 1, 1.4),
+    _pure("WebSocket", "websocket", 32, 6),
+    Value("idle TCP connection, silent: memory", "idle tcp silent: gevpy", 2.0, "KB"),
+    Value("idle TCP connection, after a message: memory", "idle tcp after a message: gevpy", 2.0, "KB"),
+    Value("idle WebSocket connection: memory", "idle websocket after a message: gevpy", 2.5, "KB"),
+    Value("idle WebSocket connection, deflate: memory", "idle websocket deflate: gevpy", 4.0, "KB"),
+    Ratio(
+        "accepts per second by the floor's (create_server)",
+        "per_s",
+        ("gevpy", Load(work="accept")),
+        ("floor", Load(work="accept")),
+        0.85,
+        at_most=False,
+    ),
+    Value("20,000 idle connections under the wheel: CPU", "wheel CPU", 1.0, "% of a core"),
+    Value("earliest eviction, after the timeout", "wheel earliest", 0.0, "s", at_most=False),
+    Value("latest eviction, after the timeout (tick 0.1 s, loop delay 0.02 s)", "wheel latest", 0.12, "s"),
+)
+
+
+def judge(results: Results) -> list[dict[str, Any]]:
+    """Return a row for every figure: what, goal, reached (None: not measured), met."""
+    rows = []
+    for figure in FIGURES:
+        reached = figure.reached(results)
+        sign = "<=" if figure.at_most else ">="
+        met = None
+        if reached is not None:
+            met = reached <= figure.limit if figure.at_most else reached >= figure.limit
+        goal = f"{sign} {figure.limit:g} {figure.unit}"
+        rows.append({"what": figure.what, "goal": goal, "reached": reached, "unit": figure.unit, "met": met})
+    return rows

@@ -1,0 +1,138 @@
+"""Running a suite: servers on one core, the client on another, round by round."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from bench.client import LoadError, run_load
+from bench.idle import measure_idle, measure_wheel, wheel_seconds
+from bench.machine import Cores, busy_seconds, choose_cores, describe
+from bench.progress import Progress
+from bench.results import Results, Sample, sample_of
+from bench.servers import SERVERS, Running, Unavailable, running
+
+if TYPE_CHECKING:
+    from bench.client import Load
+    from bench.suites import Block, IdleTask, Suite
+
+__all__ = ["measure"]
+
+START_S = 0.6
+OVERHEAD_S = 0.45
+IDLE_S = 5.0
+
+
+def measure(suite: Suite) -> Results:
+    """Run `suite` and return what it found."""
+    return _Run(suite).run()
+
+
+@dataclass(slots=True)
+class _Run:
+    """One run of a suite; `Results` grow as it goes."""
+
+    suite: Suite
+    cores: Cores = field(default_factory=choose_cores)
+    results: Results = field(init=False)
+    progress: Progress = field(init=False)
+
+    def __post_init__(self) -> None:
+        suite = self.suite
+        now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+        self.results = Results(suite.name, now, describe().as_dict(), suite.seconds)
+        turns = [(block, server) for block in suite.blocks for server in block.servers]
+        loads = suite.rounds * sum(len(block.loads) for block, _ in turns)
+        steps = loads + len(suite.idle) + (1 if suite.wheel_connections else 0)
+        planned = loads * (suite.seconds + OVERHEAD_S) + suite.rounds * len(turns) * START_S
+        planned += len(suite.idle) * IDLE_S + wheel_seconds(suite)
+        self.progress = Progress(steps, planned)
+
+    def run(self) -> Results:
+        for number in range(1, self.suite.rounds + 1):
+            for block in self.suite.blocks:
+                self._block(block, number)
+        for task in self.suite.idle:
+            self._idle(task)
+        if self.suite.wheel_connections:
+            self._wheel()
+        return self.results
+
+    def _block(self, block: Block, number: int) -> None:
+        """Start all servers of a block, and have them take turns at each of its loads."""
+        names = block.servers if number % 2 else block.servers[::-1]
+        with contextlib.ExitStack() as stack:
+            servers = {name: self._started(stack, block, name) for name in names}
+            for load in block.loads:
+                for name, server in servers.items():
+                    self._load(block, server, load, (name, number))
+
+    def _started(self, stack: contextlib.ExitStack, block: Block, name: str) -> Running | None:
+        """Start a server, or note why it cannot run; what is known is not tried again."""
+        protocol = block.loads[0].protocol
+        key = f"{name}, {protocol}"
+        if key in self.results.skipped:
+            return None
+        try:
+            server = stack.enter_context(running(SERVERS[name], protocol, core=self.cores.server))
+        except Unavailable as reason:
+            self.results.skipped[key] = str(reason)
+            return None
+        self.results.servers.setdefault(name, server.facts)
+        return server
+
+    def _load(self, block: Block, server: Running | None, load: Load, where: tuple[str, int]) -> None:
+        name, number = where
+        what = f"round {number}/{self.suite.rounds}  {load.title}: {name}"
+        planned_s = self.suite.seconds + OVERHEAD_S + START_S / len(block.loads)
+        if server is None:
+            self.progress.skip(what, planned_s, self.results.skipped[f"{name}, {load.protocol}"])
+            return
+        self.progress.step(what, planned_s)
+        try:
+            sample = self._sample(server, load, where)
+        except LoadError as error:
+            reason = f"{error}; the server's last words: {server.last_words()}"
+            self.results.skipped[f"{name}, {load.title}"] = reason
+            self.progress.result(f"failed: {reason}")
+            return
+        self.results.samples.append(sample)
+        self.progress.result(f"{sample.cpu_us:8.3f} us CPU, {sample.per_s:11,.0f}/s")
+
+    def _sample(self, server: Running, load: Load, where: tuple[str, int]) -> Sample:
+        began, busy = time.monotonic(), busy_seconds()
+        raw = run_load(
+            load,
+            port=server.port,
+            server_pid=server.pid,
+            seconds=self.suite.seconds,
+            core=self.cores.client,
+        )
+        elapsed, busy = time.monotonic() - began, busy_seconds() - busy
+        ours = (raw["server_cpu_ns"] + raw["client_cpu_ns"]) / 1e9 / raw["seconds"]
+        return sample_of(*where, load, raw, max(0.0, busy / elapsed - ours))
+
+    def _idle(self, task: IdleTask) -> None:
+        self.progress.step(task.name, IDLE_S)
+        try:
+            kilobytes = measure_idle(task, self.suite.idle_connections, self.cores)
+        except (Unavailable, LoadError) as reason:
+            self.results.skipped[task.name] = str(reason)
+            self.progress.result(f"skipped: {reason}")
+            return
+        self.results.values[task.name] = kilobytes
+        self.progress.result(f"{kilobytes:8.2f} KB per connection")
+
+    def _wheel(self) -> None:
+        self.progress.step("idle connections under the wheel: gevpy", wheel_seconds(self.suite))
+        try:
+            values = measure_wheel(self.suite, self.cores)
+        except (Unavailable, LoadError) as reason:
+            self.results.skipped["wheel"] = str(reason)
+            self.progress.result(f"skipped: {reason}")
+            return
+        self.results.values |= values
+        self.progress.result(f"{values['wheel CPU']:8.3f} % of a core")

@@ -1,0 +1,1 @@
+"""Single structures, without loop or kernel: `python -m bench.micro`."""

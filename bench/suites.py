@@ -1,0 +1,188 @@
+"""What is measured: quick (a minute), default (ten at most), report (everyone, however long), loops.
+
+A `Block` is a set of loads with one protocol and the servers that carry them. In every round all servers of a block
+are started afresh and take turns at each load, in short slices; the next round takes the opposite order. So what is
+compared is measured within a second or two, and neither the place in the queue nor a lucky address-space layout
+favours one. A server that waits for its turn costs nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from bench.client import Load
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+__all__ = ["SUITES", "Block", "IdleTask", "Suite"]
+
+MIB = 1 << 20
+
+TCP = (Load(), Load(depth=32))
+TCP_BIG = (Load(size=MIB, connections=8),)
+PREFIX = tuple(Load("length_prefix", depth=depth) for depth in (1, 32))
+PREFIX_BIG = (Load("length_prefix", size=MIB, connections=8),)
+LINE = tuple(Load("line", depth=depth) for depth in (1, 32))
+WEBSOCKET = tuple(Load("websocket", depth=depth) for depth in (1, 32))
+WEBSOCKET_BIG = (
+    Load("websocket", size=4096),
+    Load("websocket", size=4096, depth=32),
+    Load("websocket", size=65536),
+    Load("websocket", size=MIB, connections=8),
+)
+ACCEPT = (Load(work="accept"),)
+
+BUILDS = ("gevpy", "gevpy pure")
+LOOPS = ("gevpy, asyncio loop", "gevpy pure, asyncio loop")
+TCP_PEERS = (
+    "asyncio Protocol",
+    "streams on uvloop",
+    "streams on asyncio",
+    "gevent",
+    "Twisted",
+    "Tornado",
+    "Go net",
+)
+FRAMED_PEERS = ("streams on uvloop", "streams on asyncio", "Twisted", "Tornado")
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Loads of one protocol, and the servers that carry them."""
+
+    loads: tuple[Load, ...]
+    servers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class IdleTask:
+    """Memory per idle connection of one server."""
+
+    server: str
+    mode: str
+    state: str
+    """`silent`, `after a message` or `deflate` (negotiated and silent)."""
+
+    @property
+    def name(self) -> str:
+        """The name of its value in results."""
+        return f"idle {self.mode} {self.state}: {self.server}"
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """What one `make` target runs."""
+
+    name: str
+    rounds: int
+    seconds: float
+    blocks: tuple[Block, ...]
+    idle: tuple[IdleTask, ...]
+    idle_connections: int
+    wheel_connections: int
+    """0: the wheel is left out."""
+
+    wheel_timeout_s: float
+
+    def only(self, servers: Collection[str]) -> Suite:
+        """Return this suite for some servers alone."""
+        blocks = tuple(
+            Block(block.loads, tuple(name for name in block.servers if name in servers)) for block in self.blocks
+        )
+        idle = tuple(task for task in self.idle if task.server in servers)
+        wheel = self.wheel_connections if "gevpy" in servers else 0
+        return replace(self, blocks=blocks, idle=idle, wheel_connections=wheel)
+
+
+def _tcp_idle(*servers: str) -> tuple[IdleTask, ...]:
+    states = ("silent", "after a message")
+    return tuple(IdleTask(server, "tcp", state) for server in servers for state in states)
+
+
+_WEBSOCKET_IDLE = (
+    IdleTask("gevpy", "websocket", "silent"),
+    IdleTask("gevpy", "websocket", "after a message"),
+    IdleTask("gevpy", "websocket", "deflate"),
+)
+
+QUICK = Suite(
+    name="quick",
+    rounds=3,
+    seconds=0.5,
+    blocks=(
+        Block(TCP, ("gevpy", "floor", "asyncio Protocol")),
+        Block(PREFIX, ("gevpy", "floor")),
+        Block(PREFIX_BIG, ("gevpy", "floor")),
+        Block(WEBSOCKET, ("gevpy", "picows")),
+        Block(ACCEPT, ("gevpy", "floor")),
+    ),
+    idle=(IdleTask("gevpy", "tcp", "after a message"),),
+    idle_connections=8000,
+    wheel_connections=0,
+    wheel_timeout_s=0,
+)
+
+DEFAULT = Suite(
+    name="default",
+    rounds=5,
+    seconds=1.0,
+    blocks=(
+        Block(TCP, (*BUILDS, "floor", "asyncio Protocol", "streams on uvloop")),
+        Block(PREFIX, (*BUILDS, "floor", "streams on uvloop")),
+        Block(TCP_BIG, ("gevpy", "floor")),
+        Block(PREFIX_BIG, ("gevpy", "floor")),
+        Block(WEBSOCKET, (*BUILDS, "picows", "websockets")),
+        Block(WEBSOCKET_BIG, ("gevpy", "picows")),
+        Block(ACCEPT, ("gevpy", "floor")),
+    ),
+    idle=(*_tcp_idle("gevpy", "floor"), *_WEBSOCKET_IDLE),
+    idle_connections=8000,
+    wheel_connections=20_000,
+    wheel_timeout_s=20,
+)
+
+REPORT = Suite(
+    name="report",
+    rounds=7,
+    seconds=1.5,
+    blocks=(
+        Block(TCP, (*BUILDS, *LOOPS, "floor", *TCP_PEERS)),
+        Block(PREFIX, (*BUILDS, *LOOPS, "floor", *FRAMED_PEERS)),
+        Block(LINE, (*BUILDS, *LOOPS, "floor", *FRAMED_PEERS)),
+        Block(TCP_BIG, (*BUILDS, "floor", *TCP_PEERS)),
+        Block(PREFIX_BIG, (*BUILDS, "floor", *FRAMED_PEERS)),
+        Block(WEBSOCKET, (*BUILDS, *LOOPS, "picows", "websockets", "aiohttp")),
+        Block(WEBSOCKET_BIG, (*BUILDS, "picows", "websockets", "aiohttp")),
+        Block(ACCEPT, (*BUILDS, *LOOPS, "floor", *TCP_PEERS)),
+        Block((Load("websocket", work="accept"),), ("gevpy", "picows", "websockets", "aiohttp")),
+    ),
+    idle=(
+        *_tcp_idle("gevpy", "gevpy pure", "floor", *TCP_PEERS),
+        *_WEBSOCKET_IDLE,
+        *(
+            IdleTask(server, "websocket", state)
+            for server in ("picows", "websockets", "aiohttp")
+            for state in ("silent", "after a message")
+        ),
+        IdleTask("websockets", "websocket", "deflate"),
+        IdleTask("aiohttp", "websocket", "deflate"),
+    ),
+    idle_connections=8000,
+    wheel_connections=20_000,
+    wheel_timeout_s=20,
+)
+
+LOOP_SUITE = Suite(
+    name="loops",
+    rounds=5,
+    seconds=1.0,
+    blocks=tuple(Block(loads, (*BUILDS, *LOOPS, "floor", "asyncio Protocol")) for loads in (TCP, PREFIX, LINE)),
+    idle=(),
+    idle_connections=0,
+    wheel_connections=0,
+    wheel_timeout_s=0,
+)
+
+SUITES = {suite.name: suite for suite in (QUICK, DEFAULT, REPORT, LOOP_SUITE)}
