@@ -186,9 +186,9 @@ class Connection(ReadSide, asyncio.BufferedProtocol):
     def close(self) -> None:
         """End the connection: read no more, send what waits (for at most ``timeouts.close_s``), then close.
 
-        The peer sees all that was sent and then the end of the stream (a FIN, never a reset); its own FIN is not waited
-        for. Called inside ``on_message``, the replies of this read, the one being made included, still leave.
-        Idempotent, and safe from any thread.
+        The peer sees all that was sent and then the end of the stream: a FIN, not a reset. Where it is still sending,
+        its input is read and forgotten until it pauses; its own FIN is not waited for. Called inside ``on_message``,
+        the replies of this read, the one being made included, still leave. Idempotent, and safe from any thread.
 
         Source: gev's ``Connection.Close``.
         """
@@ -259,10 +259,11 @@ class Connection(ReadSide, asyncio.BufferedProtocol):
         """Close the transport, if nothing is left to wait for."""
         if self._lost or self._queued() or (self._wait_for_handler and self._inbox is not None):
             return
-        fd = self._fd()
-        if not self._lingering and unread_bytes(fd) and unacknowledged_bytes(fd):
+        if self._lingering:
+            return
+        if unread_bytes(self._fd()):
             self._linger()
-        elif not self._lingering:
+        else:
             self._close_transport()
 
     def _close_transport(self) -> None:
@@ -270,17 +271,20 @@ class Connection(ReadSide, asyncio.BufferedProtocol):
         self._transport.close()
 
     def _linger(self) -> None:
-        """End our side, and read on without looking until the peer has all: closing on unread input would reset it."""
+        """End our side, and read on without looking: closing a socket that has unread input would send a reset."""
         self._lingering = True
+        self._heard = True
         self._transport.write_eof()
-        if not self._eof:
-            self._transport.resume_reading()
+        self.read_to_discard()
         self._reactor.arm(self, self._reactor.tick + 1)
 
     def still_lingers(self) -> bool:
-        """Close, if the peer has acknowledged everything; tell whether it is still waited for."""
-        if self._lingering and not unacknowledged_bytes(self._fd()):
-            self._close_transport()
+        """Close, if nothing came for a turn and the peer has acknowledged everything; tell whether to go on."""
+        if self._lingering and not self._lost:
+            fd = self._fd()
+            if not self._heard and not unread_bytes(fd) and not unacknowledged_bytes(fd):
+                self._close_transport()
+            self._heard = False
         return self._lingering and not self._lost
 
     def _fd(self) -> int:

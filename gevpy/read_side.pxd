@@ -27,6 +27,7 @@ cdef class ReadSide(WriteSide):
     cdef int _paused
     cdef long long _frame_tick
     cdef public bint _eof
+    cdef public bint _heard
     cdef int _step
 
     @cython.locals(before=Py_ssize_t)

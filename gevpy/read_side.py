@@ -46,7 +46,7 @@ STEPS = ("unpacket", "on_message", "packet")  # whose failure it was
 class ReadSide(WriteSide):
     """What a connection knows of its input. Used only as the base of `Connection`."""
 
-    __slots__ = ("_eof", "_frame_tick", "_inbox", "_paused", "_ring", "_step", "protocol_state")
+    __slots__ = ("_eof", "_frame_tick", "_heard", "_inbox", "_paused", "_ring", "_step", "protocol_state")
 
     def __init__(self, host: Host) -> None:
         """Begin unconnected, with nothing read."""
@@ -57,6 +57,7 @@ class ReadSide(WriteSide):
         self._paused = 0
         self._frame_tick = -1  # when the part frame in _ring began, or -1
         self._eof = False
+        self._heard = False  # input came that was not wanted any more
         self._step = UNPACKET  # what `_handle_frames` is at
 
     # -- the asyncio protocol's reading ------------------------------------------------------------
@@ -88,6 +89,7 @@ class ReadSide(WriteSide):
         host = self._host
         if self._closing:
             ring.clear()  # nothing more is handled; what comes while we linger is only to be taken off the wire
+            self._heard = True
             return
         before = ring._length
         started = perf_counter()
@@ -218,6 +220,12 @@ class ReadSide(WriteSide):
     def stop_reading(self) -> None:
         """Read nothing more, for good."""
         self._pause(BY_CLOSE)
+
+    def read_to_discard(self) -> None:
+        """Read on while closing, without looking, whatever had paused reading."""
+        self._paused = 0
+        if not self._eof:
+            self._transport.resume_reading()
 
     def wait_for_connect(self) -> None:
         """Read nothing until `connect_done`."""

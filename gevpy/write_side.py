@@ -211,11 +211,8 @@ class WriteSide:
         is_reply: bool = False,
     ) -> None:
         """Queue one frame as a message of its own, if the limit and the policy allow."""
-        refusable = not is_reply or self._host.slow_consumer != "block"
-        if refusable and self._queued() > self._host.max_write_buffer_bytes:
-            self._hand_over()
-            if self._queued() > self._host.max_write_buffer_bytes and not self._make_room(data, on_written):
-                return
+        if not self._may_queue(data, on_written, is_reply=is_reply):
+            return
         if self._corked and self._host.batch.length:
             self._spill()
         if self._pending is None:
@@ -231,6 +228,20 @@ class WriteSide:
             self._written.append((self._handed + self._pending_bytes, data, on_written))
         if self._busy:
             self._note_congestion()
+
+    def _may_queue(
+        self, data: Any, on_written: Callable[[Any, BaseException | None], object] | None, *, is_reply: bool
+    ) -> bool:
+        host = self._host
+        if self._lost or self._write_shut:  # packet() itself may have ended the connection
+            if not is_reply:
+                raise self._closed_error()
+            host.stats.count_dropped(DropReason.CONNECTION_CLOSED)
+            return False
+        if (is_reply and host.slow_consumer == "block") or self._queued() <= host.max_write_buffer_bytes:
+            return True
+        self._hand_over()
+        return self._queued() <= host.max_write_buffer_bytes or self._make_room(data, on_written)
 
     def _make_room(self, data: Any, on_written: Callable[[Any, BaseException | None], object] | None) -> bool:
         """Act by the slow-consumer policy; tell whether the new message may be queued."""

@@ -1,0 +1,193 @@
+"""Row D: lengths that lie, delimiters that never come, and frames by the million."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import gevpy
+from gevpy.errors import FrameTooLarge
+from tests.integration.harness import (
+    Crowd,
+    FaultServer,
+    best_of,
+    echo,
+    fate,
+    frame,
+    receive_exactly,
+    resident_bytes,
+    wait_until,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MIB = 1024 * 1024
+LIMIT = 65536
+TINY = 1_000_000
+MAX_TINY_S = 2.0
+MAX_RATIO = 2.3
+ROUNDS = 8
+
+LIARS = 20
+LYING = {  # size of the prefix, and what it says
+    4: (LIMIT + 1, 2**31, 2**32 - 1),  # the last two are negative for who reads them signed
+    8: (2**63, 2**63 - 1, 2**64 - 1),
+}
+
+
+@pytest.mark.parametrize("size", LYING)
+def test_lying_lengths_are_refused_before_allocating(fault_server: Callable[..., FaultServer], size: int) -> None:
+    """D: clients that declare what is over the limit are closed at once, counted once each, for no memory."""
+    with (
+        fault_server("echo", protocol="length", protocol_args={"size": size}) as server,
+        Crowd(server.port) as crowd,
+    ):
+        good = crowd.join()
+        honest = (1).to_bytes(size, "big") + b"x"
+        assert echo(good, honest) == honest
+        before = resident_bytes(server.pid)
+        for length in LYING[size] * LIARS:
+            liar = crowd.join()
+            liar.sendall(length.to_bytes(size, "big"))
+            assert fate_of_silence(liar) == "closed"
+        assert resident_bytes(server.pid) - before <= MIB
+        assert server.report()["closed"].get("frame_too_large") == len(LYING[size]) * LIARS
+        assert len(server.complaints()) == 1, server.log()
+        assert "at byte 0" in server.complaints()[0]
+        assert echo(good, honest) == honest
+
+
+def fate_of_silence(client: Any) -> str:
+    """Tell what becomes of a client that sends no more."""
+    try:
+        return "closed" if client.recv(1) == b"" else "answered"
+    except ConnectionError:
+        return "reset"
+
+
+def test_lengths_up_to_the_limit_are_taken(fault_server: Callable[..., FaultServer]) -> None:
+    """D: an empty frame and one of exactly the limit are messages like any other."""
+    with fault_server("echo", protocol="length") as server, Crowd(server.port) as crowd:
+        client = crowd.join()
+        for data in (b"", bytes(LIMIT), b""):
+            assert echo(client, frame(data)) == frame(data)
+
+
+def test_a_delimiter_that_never_comes_is_capped(fault_server: Callable[..., FaultServer]) -> None:
+    """D: a line without an end is closed at 8 KiB, for no more memory than that."""
+    with fault_server("echo", protocol="line") as server, Crowd(server.port) as crowd:
+        assert fate(crowd.join(), b"x\n") == "live"
+        before = resident_bytes(server.pid)
+        for _ in range(20):
+            client = crowd.join()
+            with suppress(ConnectionError):  # it goes on sending when we have closed
+                client.sendall(b"y" * 800_000)
+            assert fate_of_silence(client) in ("closed", "reset")
+        assert resident_bytes(server.pid) - before <= MIB
+        assert server.report()["closed"]["frame_too_large"] == 20
+        assert len(server.complaints()) == 1, server.log()
+
+
+@pytest.mark.parametrize(
+    ("protocol", "stream"),
+    [("length", b"\0\0\0\1a\0\0\0\0\0\0\0\2bc"), ("line", b"one\r\ntwo\n\nthree\r\n")],
+)
+def test_one_byte_at_a_time(fault_server: Callable[..., FaultServer], protocol: str, stream: bytes) -> None:
+    """D: the same messages come out when every byte is a read of its own."""
+    with fault_server("echo", protocol=protocol) as server, Crowd(server.port) as crowd:
+        client = crowd.join()
+        for number in range(len(stream)):
+            client.sendall(stream[number : number + 1])
+            wait_until(
+                lambda seen=number: server.report()["received_bytes"] > seen,  # type: ignore[misc]
+                "the byte is read",
+            )
+        answer = stream.replace(b"\r\n", b"\n")
+        assert receive_exactly(client, len(answer)) == answer
+
+
+def test_a_thousand_frames_in_one_read(fault_server: Callable[..., FaultServer]) -> None:
+    """D: many frames of one read are all answered, in order, more of them than one turn handles included."""
+    with fault_server("echo", protocol="length") as server, Crowd(server.port) as crowd:
+        for count in (1_000, 1_024, 1_025, 5_000):
+            stream = b"".join(frame(b"%05d" % number) for number in range(count))
+            assert echo(crowd.join(), stream) == stream
+
+
+class Batch:
+    """A whole buffer of tiny frames, decoded without a socket."""
+
+    def __init__(self, protocol: gevpy.Protocol, one: bytes) -> None:
+        """Decode frames that look like ``one``."""
+        self.protocol = protocol
+        self.one = one
+
+    def seconds(self, count: int) -> float:
+        """Give the CPU seconds that ``count`` of them take."""
+        buffer = gevpy.RingBuffer(4096, None)
+        buffer.write(self.one * count)
+        decode = self.protocol.decode
+        started = time.thread_time()
+        while buffer:
+            if decode(None, buffer) is None:
+                break
+        took = time.thread_time() - started
+        assert buffer.is_empty
+        return took
+
+
+@pytest.mark.parametrize(
+    ("protocol", "one"),
+    [
+        (gevpy.LengthPrefixedProtocol(), frame(b"")),
+        (gevpy.LineProtocol(), b"\n"),
+        (gevpy.DelimiterProtocol((b"\r\n", b"||")), b"||"),
+        (gevpy.FixedLengthProtocol(1), b"x"),
+    ],
+    ids=["length", "line", "delimiter", "fixed"],
+)
+def test_a_million_tiny_frames_take_linear_time(protocol: gevpy.Protocol, one: bytes) -> None:
+    """D: 10^6 tiny frames in one buffer take under 2 s of CPU, and twice as many at most 2.3 times as long."""
+    batch = Batch(protocol, one)
+    half = whole = math.inf
+    for _ in range(ROUNDS):
+        half = min(half, batch.seconds(TINY // 2))
+        whole = min(whole, batch.seconds(TINY))
+        if whole <= min(MAX_TINY_S, MAX_RATIO * half):
+            break
+    assert whole <= MAX_TINY_S
+    assert whole <= MAX_RATIO * half
+
+
+def test_a_delimiter_is_not_searched_twice() -> None:
+    """D: a long frame that comes byte by byte is scanned once, not again from its start with every byte."""
+    times = []
+    for size in (20_000, 40_000):
+        protocol = gevpy.DelimiterProtocol(b"\r\n")
+        buffer = gevpy.RingBuffer(4096, None)
+
+        def feed(buffer: gevpy.RingBuffer = buffer, protocol: gevpy.Protocol = protocol, size: int = size) -> float:
+            buffer.clear()
+            started = time.thread_time()
+            for _ in range(size):
+                buffer.write(b"y")
+                assert protocol.decode(None, buffer) is None
+            return time.thread_time() - started
+
+        times.append(best_of(5, feed, 0.0))
+    assert times[1] <= MAX_RATIO * times[0]
+
+
+def test_a_limit_names_the_byte() -> None:
+    """D: the error of a lying length tells limit, actual and offset, and none of the payload."""
+    buffer = gevpy.RingBuffer()
+    buffer.write(b"ab" + (2**31).to_bytes(4, "big") + b"secret")
+    with pytest.raises(FrameTooLarge) as caught:
+        gevpy.LengthPrefixedProtocol(offset=2).decode(None, buffer)
+    assert (caught.value.limit, caught.value.actual, caught.value.offset) == (LIMIT, 2**31, 2)
+    assert "secret" not in str(caught.value)

@@ -1,0 +1,212 @@
+"""Rows C1 to C3: peers that read slowly, never read, or never finish a frame."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.integration.harness import (
+    PATIENCE_S,
+    Crowd,
+    FaultServer,
+    best_of,
+    echo_times,
+    frame,
+    open_descriptors,
+    percentile,
+    receive_exactly,
+    resident_bytes,
+    wait_until,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+KIB = 1024
+HARD_LIMIT = 1024 * KIB
+STUCK = 20
+FRAME = 4 * KIB
+ROUND_TRIPS = 300
+ROUNDS = 40
+TICK_S = 0.1
+SLOWLORIS = 500
+FRAME_S = 0.6
+STALL_S = 1.2
+LONG_FRAME = (60_000).to_bytes(4, "big")
+
+
+def p99_s(sock: socket.socket) -> float:
+    """Measure the 99th percentile of a good client's round trips."""
+    return percentile(echo_times(sock, ROUND_TRIPS, frame(b"good")), 0.99)
+
+
+def stick(server: FaultServer, crowd: Crowd) -> list[socket.socket]:
+    """Connect the clients that never read again."""
+    stuck = [crowd.join(receive_buffer=2048) for _ in range(STUCK)]
+    for sock in stuck:
+        sock.sendall(frame(b"stuck"))
+        assert receive_exactly(sock, 9) == frame(b"stuck")
+    return stuck
+
+
+def numbers_of(sock: socket.socket, last: int) -> list[int]:
+    """Read frames until the one numbered ``last``, or until none comes, and give their numbers."""
+    numbers: list[int] = []
+    sock.settimeout(PATIENCE_S)
+    while not numbers or numbers[-1] < last:
+        assert int.from_bytes(receive_exactly(sock, 4), "big") == FRAME
+        numbers.append(int.from_bytes(receive_exactly(sock, FRAME)[:8], "big"))
+    return numbers
+
+
+@pytest.mark.parametrize("policy", ["close", "drop_newest", "drop_oldest", "block"])
+def test_slow_readers_are_bounded(fault_server: Callable[..., FaultServer], policy: str) -> None:
+    """C1: 20 clients that don't read cost at most the hard limit and 64 KiB each, by every policy, and nobody else's time."""
+    options = {"limits": {"slow_consumer": policy}}
+    with fault_server("push", protocol="length", handler_args={"size": FRAME}, serve=options) as server:
+        with Crowd(server.port) as crowd:
+            good = crowd.join()
+            stuck = stick(server, crowd)
+            before = resident_bytes(server.pid)
+            server.ask("push", each=1)  # the kernel still takes it all: pushing alone is what it costs
+            quiet = best_of(ROUNDS // 4, lambda: p99_s(good), 0.0)
+            server.ask("push", each=STUCK)
+            wait_until(lambda: is_acting(server, policy), f"{policy} acts on all of them")
+            server.ask("push", each=1)
+            busy = best_of(ROUNDS, lambda: p99_s(good), 2 * quiet)
+            assert max(server.ask("waiting")) <= HARD_LIMIT + FRAME + 4
+            result = server.ask("end_push")
+            grown = resident_bytes(server.pid) - before
+            assert grown <= STUCK * (HARD_LIMIT + 64 * KIB), f"{grown / STUCK / KIB:.0f} KiB each"
+            assert busy <= 2 * quiet, f"p99 {busy * 1e6:.0f} µs, was {quiet * 1e6:.0f} µs"
+            check_policy(server, policy, stuck, result)
+
+
+def is_acting(server: FaultServer, policy: str) -> bool:
+    """Tell whether the policy has had to act on every stuck client."""
+    report = server.report()
+    if policy == "close":
+        return bool(report["closed"].get("slow_consumer", 0) == STUCK)
+    acted = server.ask("pushes")["refused"] if policy == "block" else report["dropped"].get(policy, 0)
+    return bool(acted >= STUCK and min(server.ask("waiting")) > HARD_LIMIT - 2 * FRAME)
+
+
+def check_policy(server: FaultServer, policy: str, stuck: list[socket.socket], result: dict[str, int]) -> None:
+    """Assert what the policy promises to the peer, the handler and the counters."""
+    report = server.report()
+    if policy == "close":
+        assert report["dropped"].keys() <= {"connection_closed"}
+        assert [line for line in server.complaints() if "slow_consumer" in line], "a rate-limited log line"
+        assert len(server.complaints()) <= 2, server.log()
+        with pytest.raises(ConnectionResetError):
+            while stuck[0].recv(1 << 20):
+                pass
+        return
+    assert report["gauge"] == STUCK + 1
+    assert result["closed"] == 0
+    assert result["refused"] > 0 if policy == "block" else report["dropped"][policy] > 0
+    sent = result["pushed"] - result["refused"] - report["dropped"].get("drop_newest", 0)
+    numbers = numbers_of_first(server, stuck[0], policy, result["pushed"])
+    assert numbers == sorted(numbers), "order is kept"
+    assert sent > 0
+    assert len(set(numbers)) == len(numbers), "nothing comes twice"
+
+
+def numbers_of_first(server: FaultServer, sock: socket.socket, policy: str, pushed: int) -> list[int]:
+    """Let the first stuck client read all that is left for it."""
+    if policy == "drop_oldest":
+        return numbers_of(sock, pushed - STUCK + 1)  # its newest frame is the first of the last round
+    sock.settimeout(PATIENCE_S)
+    numbers: list[int] = []
+    while server.ask("waiting")[0] or not numbers:
+        assert int.from_bytes(receive_exactly(sock, 4), "big") == FRAME
+        numbers.append(int.from_bytes(receive_exactly(sock, FRAME)[:8], "big"))
+    return numbers
+
+
+def test_a_zero_window_ends_in_an_abort(fault_server: Callable[..., FaultServer]) -> None:
+    """C2: a peer that never reads is aborted once write_stall_s has passed without a byte leaving, and its descriptor is free."""
+    with fault_server("reply", serve={"timeouts": {"write_stall_s": STALL_S}}) as server, Crowd(server.port) as crowd:
+        before = open_descriptors(server.pid)
+        peer = crowd.join(receive_buffer=2048)
+        peer.sendall(b"16777216")
+        server.wait_for(1)
+        wait_until(lambda: open_descriptors(server.pid) == before, "the descriptor is free", STALL_S + PATIENCE_S)
+        ((lived_s, reason),) = server.ask("times")
+        assert reason == "write_stall"
+        assert STALL_S <= lived_s <= STALL_S + 1.0
+        assert server.report()["closed"]["write_stall"] == 1
+        assert len([line for line in server.complaints() if "stall" in line]) == 1, "a rate-limited log line"
+        with pytest.raises(ConnectionResetError):
+            while peer.recv(1 << 20):
+                pass
+
+
+def test_a_close_does_not_wait_for_a_zero_window(fault_server: Callable[..., FaultServer]) -> None:
+    """C2: close() with a peer that never reads ends in an abort after close_s."""
+    with fault_server("reply", serve={"timeouts": {"close_s": STALL_S}}) as server, Crowd(server.port) as crowd:
+        crowd.join(receive_buffer=2048).sendall(b"16777216 close")
+        server.wait_for(1)
+        server.wait_for(0)
+        ((lived_s, reason),) = server.ask("times")
+        assert reason == "closed_locally"
+        assert STALL_S <= lived_s <= STALL_S + 1.0
+
+
+def test_a_peer_that_reads_slowly_is_not_stalled(fault_server: Callable[..., FaultServer]) -> None:
+    """C2: as long as bytes leave, however few, the stall deadline starts anew."""
+    with fault_server("reply", serve={"timeouts": {"write_stall_s": STALL_S}}) as server, Crowd(server.port) as crowd:
+        peer = crowd.join(receive_buffer=16 * KIB)
+        peer.sendall(b"8000000")
+        first = server.report()["tick"]
+        received = 0
+        for tick in range(first, first + 40):  # 2 s: more than the deadline
+            wait_until(lambda past=tick: server.report()["tick"] > past, "the wheel turns")  # type: ignore[misc]
+            received += len(peer.recv(32 * KIB))
+        received += len(receive_exactly(peer, 8_000_000 - received))
+        assert received == 8_000_000
+        assert server.connections() == 1
+
+
+def trickle(good: socket.socket, slow: list[socket.socket], sent: int) -> list[float]:
+    """Have slow clients send one byte more of their frames, and the good one echo all the while."""
+    times = []
+    for sock in slow:
+        with suppress(ConnectionError):  # gone: as it should be
+            sock.send(LONG_FRAME[sent : sent + 1] or b"x")
+        times += echo_times(good, ROUND_TRIPS // len(slow), frame(b"good"))
+    return times
+
+
+def test_slowloris_frames_are_cut_off(fault_server: Callable[..., FaultServer]) -> None:
+    """C3: 500 clients that trickle a frame are all gone by deadline and tick, counted from the frame's first byte."""
+    options: dict[str, Any] = {"timeouts": {"frame_s": FRAME_S}}
+    with fault_server("time", protocol="first_byte", serve=options) as server, Crowd(server.port) as crowd:
+        good = crowd.join()
+        slow = [crowd.join() for _ in range(SLOWLORIS)]
+        server.wait_for(SLOWLORIS + 1)
+        quiet = best_of(ROUNDS // 4, lambda: p99_s(good), 0.0)
+        server.ask("lag")
+        for sock in slow:
+            sock.send(LONG_FRAME[:1])
+        busy = []
+        started = time.monotonic()
+        for number in itertools.count():
+            busy.append(percentile(trickle(good, slow[number % 20 :: 20], number // 20 + 1), 0.99))
+            assert time.monotonic() - started < PATIENCE_S, "they are never cut off"
+            if number % 5 == 0 and server.connections() == 1:
+                break
+        late = max(server.ask("lag")["wall"])
+        lived = server.ask("lived")
+        assert len(lived) == SLOWLORIS
+        assert {reason for _, reason in lived} == {"frame_timeout"}
+        assert min(lived)[0] >= FRAME_S - 0.001  # the first byte is noted a moment after the deadline was set
+        assert max(lived)[0] <= FRAME_S + TICK_S + late + 0.05
+        assert server.report()["closed"]["frame_timeout"] == SLOWLORIS
+        assert len(server.complaints()) <= 2, server.log()
+        assert min(busy) <= 2 * quiet, f"p99 {min(busy) * 1e6:.0f} µs, was {quiet * 1e6:.0f} µs"
