@@ -4,7 +4,7 @@
 #   PYTHON=PROGRAM   the Python it is made with, 3.11 or later (default python3)
 #   GEVPY_BUILD=MODE auto (default), required or pure: see setup.py
 #   PYTEST_ARGS=...  for "make test" to pass on
-#   BENCH_ARGS=...   for "make bench" to pass on
+#   BENCH_ARGS=...   for "make bench" and its kin to pass on, such as "--server gevpy --rounds 3"
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -26,7 +26,7 @@ BUILT := $(VENV)/.built-$(GEVPY_BUILD)
 
 .PHONY: help
 help: ## Say what there is to make
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
 
 .PHONY: run
 run: $(BUILT) ## Serve the echo example on port 1833
@@ -65,8 +65,24 @@ wheel: $(BUILT) $(VENV)/.extra-test ## Build the sdist, and from it the wheel, i
 	$(BIN)/python -m build --outdir dist .
 
 .PHONY: bench
-bench: $(BUILT) $(VENV)/.extra-bench ## Measure gevpy against others, on this machine
+bench: $(BUILT) $(VENV)/.extra-bench ## Measure gevpy, the floor and the nearest peers: 10 minutes
 	$(BIN)/python -m bench $(BENCH_ARGS)
+
+.PHONY: bench-quick
+bench-quick: $(BUILT) $(VENV)/.extra-bench ## Measure the most important figures: about a minute
+	$(BIN)/python -m bench quick $(BENCH_ARGS)
+
+.PHONY: bench-report
+bench-report: $(BUILT) $(VENV)/.extra-bench ## Measure every peer and draw the charts in docs/: 40 minutes
+	$(BIN)/python -m bench report $(BENCH_ARGS)
+
+.PHONY: bench-loops
+bench-loops: $(BUILT) $(VENV)/.extra-bench ## Measure uvloop against asyncio, compiled against pure: 5 minutes
+	$(BIN)/python -m bench loops $(BENCH_ARGS)
+
+.PHONY: bench-build
+bench-build: $(VENV)/.venv ## Build the benchmark's load generator, no more
+	$(BIN)/python -m bench --build
 
 .PHONY: clean
 clean: ## Remove everything that was made, the virtual environment included

@@ -1,16 +1,13 @@
-"""gevpy: a fast, non-blocking TCP and WebSocket server framework for asyncio.
+"""gevpy: a fast, non-blocking TCP server framework for asyncio.
 
-import gevpy
-
-class Echo(gevpy.Handler):
-def on_message(self, conn, ctx, data):
-return data
-
-async def main():
-await gevpy.serve(Echo(), port=1833)
-
-if __name__ == "__main__":
-gevpy.run(main())
+Example:
+    >>> import gevpy
+    >>> class Echo(gevpy.Handler):
+    ...     def on_message(self, conn, ctx, data):
+    ...         return data
+    >>> async def main():
+    ...     await gevpy.serve(Echo(), port=1833)
+    >>> gevpy.run(main())  # doctest: +SKIP
 """
 
 from __future__ import annotations

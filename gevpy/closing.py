@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-__all__ = ["CloseKind", "CloseReason"]
+__all__ = ["CloseKind", "CloseReason", "close_reason"]
 
 
 class CloseKind(enum.StrEnum):
@@ -77,3 +77,11 @@ class CloseReason:
         if self.error is not None:
             parts.append(str(self.error) or type(self.error).__name__)
         return ", ".join(parts)
+
+
+_PLAIN = {kind: CloseReason(kind) for kind in CloseKind}
+
+
+def close_reason(kind: CloseKind, error: BaseException | None = None) -> CloseReason:
+    """Give the reason of a kind, and the same object each time where no error belongs to it."""
+    return _PLAIN[kind] if error is None else CloseReason(kind, error)

@@ -15,7 +15,7 @@ from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
-from gevpy.closing import CloseKind, CloseReason
+from gevpy.closing import CloseKind, CloseReason, close_reason
 from gevpy.deadlines import check_deadlines
 from gevpy.errors import (
     FAILURES,
@@ -38,26 +38,8 @@ if TYPE_CHECKING:
 __all__ = ["Connection"]
 
 
-class Connection(ReadSide, asyncio.BufferedProtocol):
-    r"""One peer, as a handler sees it.
-
-    Only `send`, `close`, `abort`, `connected` and `id` are safe from other threads; all else is for the loop's own.
-
-    Attributes:
-        id: a number that no other connection of this worker has had.
-        context: yours: any object, None at first.
-        protocol_state: the protocol's own memory of this connection, None at first and whenever `protocol` is assigned.
-        peer_addr: ``"ip:port"``, ``"[::1]:80"``, or ``""`` where it isn't known (Unix sockets, a peer gone at once).
-
-    Example:
-        >>> import gevpy
-        >>> class Counter(gevpy.Handler):
-        ...     def on_connect(self, conn):
-        ...         conn.context = 0
-        ...     def on_message(self, conn, ctx, data):
-        ...         conn.context += 1
-        ...         return b"%d\n" % conn.context
-    """
+class ConnectionCore(ReadSide):
+    """All of a connection but the base class that asyncio asks for, which an extension type can't have first."""
 
     __slots__ = (
         "_draining",
@@ -229,14 +211,14 @@ class Connection(ReadSide, asyncio.BufferedProtocol):
             return
         self._connected = False
         self._closing = True
-        self._reason = CloseReason(kind, error)
+        self._reason = close_reason(kind, error)
         self.stop_reading()
-        reactor = self._reactor
-        if reactor.close_ticks:
-            self.close_tick = reactor.tick + reactor.close_ticks
-            reactor.arm(self, self.close_tick)
         if not self._corked:
             self.flush()
+        reactor = self._reactor
+        if reactor.close_ticks and not self._lost:
+            self.close_tick = reactor.tick + reactor.close_ticks
+            reactor.arm(self, self.close_tick)
 
     def begin_drain(self) -> None:
         """Close because the server goes away, as soon as running handlers have ended and output has left."""
@@ -261,7 +243,7 @@ class Connection(ReadSide, asyncio.BufferedProtocol):
             return
         if self._lingering:
             return
-        if unread_bytes(self._fd()):
+        if not self._eof and unread_bytes(self.fileno()):
             self._linger()
         else:
             self._close_transport()
@@ -281,13 +263,14 @@ class Connection(ReadSide, asyncio.BufferedProtocol):
     def still_lingers(self) -> bool:
         """Close, if nothing came for a turn and the peer has acknowledged everything; tell whether to go on."""
         if self._lingering and not self._lost:
-            fd = self._fd()
+            fd = self.fileno()
             if not self._heard and not unread_bytes(fd) and not unacknowledged_bytes(fd):
                 self._close_transport()
             self._heard = False
         return self._lingering and not self._lost
 
-    def _fd(self) -> int:
+    def fileno(self) -> int:
+        """Give the socket's descriptor, or -1."""
         sock = self._transport.get_extra_info("socket")
         return -1 if sock is None else int(sock.fileno())
 
@@ -321,15 +304,15 @@ class Connection(ReadSide, asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End: whatever the cause, this comes exactly once."""
         self._connected = False
-        if self._closing:
-            discard_input(self._fd())
+        if self._closing and not self._eof:
+            discard_input(self.fileno())
         self._lost = True
         self._gone = True
         if not self._opened:
             self._reactor.turned_away(self)
             return
         if self._reason is None:
-            self._reason = CloseReason(self._kind_of_loss(exc), exc)
+            self._reason = close_reason(self._kind_of_loss(exc), exc)
         self._discard_output()
         self.release()
         self._reactor.lost(self)
@@ -450,3 +433,27 @@ class Connection(ReadSide, asyncio.BufferedProtocol):
         """Act on what is overdue at tick ``now``; the reactor calls this when the wheel says so."""
         if not self._lost:
             check_deadlines(self, self._reactor, now)
+
+
+class Connection(ConnectionCore, asyncio.BufferedProtocol):
+    r"""One peer, as a handler sees it.
+
+    Only `send`, `close`, `abort`, `connected` and `id` are safe from other threads; all else is for the loop's own.
+
+    Attributes:
+        id: a number that no other connection of this worker has had.
+        context: yours: any object, None at first.
+        protocol_state: the protocol's own memory of this connection, None at first and whenever `protocol` is assigned.
+        peer_addr: ``"ip:port"``, ``"[::1]:80"``, or ``""`` where it isn't known (Unix sockets, a peer gone at once).
+
+    Example:
+        >>> import gevpy
+        >>> class Counter(gevpy.Handler):
+        ...     def on_connect(self, conn):
+        ...         conn.context = 0
+        ...     def on_message(self, conn, ctx, data):
+        ...         conn.context += 1
+        ...         return b"%d\n" % conn.context
+    """
+
+    __slots__ = ("__weakref__",)

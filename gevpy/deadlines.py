@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING
 
 from gevpy.closing import CloseKind
 from gevpy.errors import FrameTimeout, WriteBufferFull
+from gevpy.kernel_queues import unacknowledged_bytes
 
 if TYPE_CHECKING:
-    from gevpy.connection import Connection
+    from gevpy.connection import ConnectionCore
     from gevpy.reactor import Reactor
 
 __all__ = ["check_deadlines"]
 
+LOOK_TICKS = 10  # how often output that waits is looked at: it has no event for every byte that leaves
 
-def check_deadlines(conn: Connection, reactor: Reactor, now: int) -> None:
+
+def check_deadlines(conn: ConnectionCore, reactor: Reactor, now: int) -> None:
     """Act on the first thing that is overdue at tick ``now``, and have the rest looked at in time."""
     if conn._closing and 0 <= conn.close_tick <= now:
         error = WriteBufferFull("output not flushed in time", actual=conn.write_buffer_length)
@@ -31,34 +34,36 @@ def check_deadlines(conn: Connection, reactor: Reactor, now: int) -> None:
         reactor.report(conn, "frame", late, expected=True)
         conn.begin_close(CloseKind.FRAME_TIMEOUT, late)
     elif conn._connected and reactor.idle_ticks and now >= conn.active_tick + reactor.idle_ticks:
-        _evict(conn)
+        _evict(conn, now)
     if conn.still_lingers():
         reactor.arm(conn, now + 1)
     elif not conn._lost:
         _rearm(conn, reactor, now)
 
 
-def _stalled(conn: Connection, reactor: Reactor, now: int) -> bool:
-    sent = conn._handed - conn._transport.get_write_buffer_size()
+def _stalled(conn: ConnectionCore, reactor: Reactor, now: int) -> bool:
+    sent = conn._handed - conn._transport.get_write_buffer_size() - unacknowledged_bytes(conn.fileno())
     if sent != conn._stall_sent:
         conn._stall_sent = sent
         conn._stall_tick = now
     return now >= conn._stall_tick + reactor.stall_ticks
 
 
-def _evict(conn: Connection) -> None:
-    if conn._busy:
+def _evict(conn: ConnectionCore, now: int) -> None:
+    if conn._inbox is not None:
+        conn.active_tick = now  # our own handler is at work: that is not idle
+    elif conn._busy:
         conn._abort_with(CloseKind.IDLE, None)  # its output doesn't leave: a graceful close would wait for it
     else:
         conn.begin_close(CloseKind.IDLE)
 
 
-def _rearm(conn: Connection, reactor: Reactor, now: int) -> None:
+def _rearm(conn: ConnectionCore, reactor: Reactor, now: int) -> None:
     due = []
     if conn._closing and conn.close_tick >= 0:
         due.append(conn.close_tick)
     if conn._busy and reactor.stall_ticks:
-        due.append(conn._stall_tick + reactor.stall_ticks)
+        due.append(min(conn._stall_tick + reactor.stall_ticks, now + LOOK_TICKS))
     if conn.frame_due_tick() >= 0:
         due.append(conn.frame_due_tick())
     if conn._connected and reactor.idle_ticks:

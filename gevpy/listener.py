@@ -125,7 +125,6 @@ class Listener:
         if refused is not None:
             self._refuse(sock, refused, address)
             return
-        sock.settimeout(0)
         self._reactor.expect()
         conn = Connection(self._reactor, format_address(address), network)
         work = self._reactor.loop.connect_accepted_socket(lambda: conn, sock)

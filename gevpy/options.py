@@ -91,7 +91,8 @@ class Timeouts:
     """How long a server waits. All in seconds, above 0; None turns a timeout off.
 
     Attributes:
-        handshake_s: for an opening handshake (TLS, PROXY header, WebSocket) in all. Default 10.
+        handshake_s: for an opening handshake (TLS, PROXY header, WebSocket) in all. Default 10. No protocol of this
+            version has one.
         frame_s: for a frame, from its first byte to its last, however steadily bytes come. Default 30.
         write_stall_s: for at least one byte of waiting output to leave. Default 30; then the connection is aborted.
         close_s: for the flush after ``close()``. Default 10; then the connection is aborted.

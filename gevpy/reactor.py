@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from gevpy.admission import Admission
-    from gevpy.connection import Connection
+    from gevpy.connection import ConnectionCore
     from gevpy.options import ServeOptions
     from gevpy.worker import Worker
 
@@ -41,6 +41,7 @@ __all__ = ["Reactor", "ticks_for"]
 TICK_S = 0.1
 TURN_S = TICK_S / 2
 HOOKS = ("on_start", "on_stop", "on_connect", "on_close", "on_writable", "on_drain")
+LOGGED_KINDS = (CloseKind.SLOW_CONSUMER, CloseKind.WRITE_STALL)  # those that no error was reported for before
 ABORT_WAIT_S = 1.0  # for handlers that were cancelled to end
 
 logger = logging.getLogger("gevpy.connection")
@@ -93,8 +94,8 @@ class Reactor(Host):
         self.options = options
         self.admission = admission
         self.next_id = itertools.count(1).__next__
-        self.connections: dict[int, Connection] = {}
-        self.topics: Topics[Connection] = Topics()
+        self.connections: dict[int, ConnectionCore] = {}
+        self.topics: Topics[ConnectionCore] = Topics()
         self.timers = TimerGroup(loop)
         self.log = LimitedLog(logger)
         self._apply(options)
@@ -106,7 +107,7 @@ class Reactor(Host):
         self._tick_handle: asyncio.TimerHandle | None = None
         self._next_turn = 0.0
         self._was_late = False
-        self._foreign: deque[tuple[Connection, Any, Any, int]] = deque()
+        self._foreign: deque[tuple[ConnectionCore, Any, Any, int]] = deque()
         self._foreign_lock = Lock()
 
     def _apply(self, options: ServeOptions) -> None:
@@ -166,19 +167,19 @@ class Reactor(Host):
         """Count a connection that was accepted and whose transport is being made."""
         self._unfinished += 1
 
-    def turned_away(self, conn: Connection) -> None:
+    def turned_away(self, conn: ConnectionCore) -> None:
         """Let go of a connection that was expected and never opened."""
         self.admission.leave(conn.network)
         self._finished()
 
-    def opened(self, conn: Connection) -> None:
+    def opened(self, conn: ConnectionCore) -> None:
         """Take in a connection that can carry messages."""
         self.connections[conn.id] = conn
         self.stats.opened += 1
         if self.idle_ticks:
             self.arm(conn, self.tick + self.idle_ticks)
 
-    def lost(self, conn: Connection) -> None:
+    def lost(self, conn: ConnectionCore) -> None:
         """Let go of a connection whose transport is gone; the counters move before ``on_close``."""
         self.connections.pop(conn.id, None)
         self.topics.leave(conn)
@@ -186,10 +187,13 @@ class Reactor(Host):
         reason = conn.close_reason
         if reason is not None:
             self.stats.count_closed(reason.kind)
+            if reason.kind in LOGGED_KINDS:
+                text = f"closed connection {conn.id} from {conn.peer_addr or 'unknown peer'}: {reason}"
+                self.log.log(("closed", reason.kind), logging.WARNING, printable(text))
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("closed %s", printable(repr(conn)))
 
-    def finish(self, conn: Connection) -> None:
+    def finish(self, conn: ConnectionCore) -> None:
         """Tell the handler that a connection closed: the last call for it."""
         hook = self.hooks.get("on_close")
         if hook is None:
@@ -206,7 +210,7 @@ class Reactor(Host):
         else:
             self._finished()
 
-    async def _await_close(self, conn: Connection, awaitable: Any) -> None:
+    async def _await_close(self, conn: ConnectionCore, awaitable: Any) -> None:
         try:
             await awaitable
         except Exception as error:  # noqa: BLE001 - whatever the application raised is its own
@@ -263,7 +267,7 @@ class Reactor(Host):
 
     # -- failures ----------------------------------------------------------------------------------
 
-    def report(self, conn: Connection, where: str, error: BaseException, *, expected: bool = False) -> None:
+    def report(self, conn: ConnectionCore, where: str, error: BaseException, *, expected: bool = False) -> None:
         """Log what went wrong on a connection, at most one line per class and five seconds.
 
         Args:
@@ -288,7 +292,7 @@ class Reactor(Host):
         if not self.loop.is_closed():
             self.loop.call_soon_threadsafe(callback)
 
-    def send_from_thread(self, conn: Connection, data: Any, on_written: Any) -> None:
+    def send_from_thread(self, conn: ConnectionCore, data: Any, on_written: Any) -> None:
         """Queue a send of another thread; it is packed and sent on the loop.
 
         Raises:
@@ -308,7 +312,7 @@ class Reactor(Host):
         if full:
             self._refuse_foreign(conn, data, on_written, queued)
 
-    def _refuse_foreign(self, conn: Connection, data: Any, on_written: Any, queued: int) -> None:
+    def _refuse_foreign(self, conn: ConnectionCore, data: Any, on_written: Any, queued: int) -> None:
         error = WriteBufferFull("output queue full", limit=self.max_write_buffer_bytes, actual=queued)
         if self.slow_consumer == "block":
             raise error
@@ -334,7 +338,9 @@ class Reactor(Host):
                 self.report(conn, "packet", error)
                 self._drop_foreign(conn, data, on_written, error, DropReason.PACKET_FAILED)
 
-    def _drop_foreign(self, conn: Connection, data: Any, on_written: Any, error: Exception, reason: DropReason) -> None:
+    def _drop_foreign(
+        self, conn: ConnectionCore, data: Any, on_written: Any, error: Exception, reason: DropReason
+    ) -> None:
         self.stats.count_dropped(reason)
         if on_written is not None:
             conn._tell_written(on_written, data, error)

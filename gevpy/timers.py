@@ -266,9 +266,7 @@ class TimerGroup:
         be cancelled makes it wait: bound it with ``asyncio.timeout`` where that matters.
         """
         current = _current_task()
-        while tasks := [
-            t._task for t in self._timers if t._task is not None and t._task is not current
-        ]:
+        while tasks := [t._task for t in self._timers if t._task is not None and t._task is not current]:
             await asyncio.wait(tasks)
 
     def _add(self, delay_s: float, interval_s: float | None, callback: partial[object]) -> Timer:
@@ -281,9 +279,7 @@ class TimerGroup:
         return timer
 
 
-def run_after(
-    loop: asyncio.AbstractEventLoop, delay_s: float, callback: Callable[..., object], *args: Any
-) -> Timer:
+def run_after(loop: asyncio.AbstractEventLoop, delay_s: float, callback: Callable[..., object], *args: Any) -> Timer:
     """Call ``callback(*args)`` once, ``delay_s`` from now.
 
     Args:
@@ -307,9 +303,7 @@ def run_after(
     return Timer(loop, delay, None, _bound(callback, args), None)
 
 
-def run_every(
-    loop: asyncio.AbstractEventLoop, interval_s: float, callback: Callable[..., object], *args: Any
-) -> Timer:
+def run_every(loop: asyncio.AbstractEventLoop, interval_s: float, callback: Callable[..., object], *args: Any) -> Timer:
     """Call ``callback(*args)`` every ``interval_s``, for the first time one interval from now.
 
     In step with the first beat for ever: no drift, late beats are not made up for in a burst, and a

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from gevpy.errors import ConnectionClosed, WriteBufferFull
+from gevpy.stats import DropReason
 from gevpy.topics import check_topic
 
 if TYPE_CHECKING:
@@ -76,8 +77,8 @@ class Worker:
         Raises:
             Exception: whatever a protocol's ``packet`` raises.
         """
-        connections = tuple(self._reactor.connections.values())
-        _send_all(connections if where is None else [conn for conn in connections if where(conn)], data)
+        connections = cast("list[Connection]", list(self._reactor.connections.values()))
+        self._send_all(connections if where is None else [conn for conn in connections if where(conn)], data)
 
     def publish(self, topic: str, data: Any, *, exclude: Connection | None = None) -> None:
         """Send ``data`` to every connection that subscribes to ``topic``, except ``exclude``.
@@ -87,8 +88,8 @@ class Worker:
             Exception: whatever a protocol's ``packet`` raises.
         """
         check_topic(topic)
-        members = self._reactor.topics.members(topic)
-        _send_all([conn for conn in members if conn is not exclude], data)
+        members = cast("tuple[Connection, ...]", self._reactor.topics.members(topic))
+        self._send_all([conn for conn in members if conn is not exclude], data)
 
     async def presence(self, topic: str) -> int:
         """Count the connections that subscribe to ``topic``.
@@ -99,12 +100,13 @@ class Worker:
         check_topic(topic)
         return self._reactor.topics.count(topic)
 
-
-def _send_all(connections: Iterable[Connection], data: Any) -> None:
-    for conn in connections:
-        if not conn.connected:
-            continue
-        try:
-            conn.send(data)
-        except (ConnectionClosed, WriteBufferFull):
-            continue  # the slow-consumer policy has acted, and counted it
+    def _send_all(self, connections: Iterable[Connection], data: Any) -> None:
+        for conn in connections:
+            if not conn.connected:
+                continue
+            try:
+                conn.send(data)
+            except ConnectionClosed:
+                continue  # the slow-consumer policy has acted, and counted it
+            except WriteBufferFull:
+                self._reactor.stats.count_dropped(DropReason.DROP_NEWEST)  # "block" has nobody here who could wait

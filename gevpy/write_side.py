@@ -163,9 +163,9 @@ class WriteSide:
         """Learn from the transport that it could not write everything."""
         self._busy = True
         self._stall_tick = self._host.tick
-        self._stall_sent = -1
+        self._stall_sent = self._handed - self._transport.get_write_buffer_size()
         if self._host.stall_ticks:
-            self._host.arm(self, self._host.tick + self._host.stall_ticks)
+            self._host.arm(self, self._host.tick + 1)
 
     def resume_writing(self) -> None:
         """Learn from the transport that everything it had has left."""

@@ -45,7 +45,12 @@ PLAIN_COUNTERS = (
 # name, help, attribute of Stats, the closed list its label comes from
 REASON_COUNTERS: tuple[tuple[str, str, str, type[enum.StrEnum]], ...] = (
     ("gevpy_connections_closed_total", "Connections closed, by reason.", "closed", CloseKind),
-    ("gevpy_connections_rejected_total", "Connections refused at the door, by reason.", "rejected", RejectReason),
+    (
+        "gevpy_connections_rejected_total",
+        "Connections refused at the door, by reason; for out_of_descriptors: pauses of accepting.",
+        "rejected",
+        RejectReason,
+    ),
     ("gevpy_dropped_messages_total", "Messages to be sent that were dropped, by reason.", "dropped", DropReason),
 )
 

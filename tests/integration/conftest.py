@@ -25,7 +25,7 @@ def loop_name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def fault_server(loop_name: str, tmp_path: Path) -> Callable[..., FaultServer]:
-    """Give a maker of servers: ``with fault_server("echo", serve={...}) as server``."""
+    """Give a maker of servers, to be entered: a handler's name, and what goes into the configuration."""
     number = count(1)
 
     def make(handler: str, *, faults_expected: bool = False, **config: Any) -> FaultServer:

@@ -2,9 +2,10 @@
 
     python fault_server.py CONFIG        CONFIG is a JSON object, see `Config`
 
-It writes one JSON line to stdout when it listens, then answers commands: one JSON object a line on stdin, one JSON
-value a line on stdout. Its log goes to stderr. The end of stdin stops it. Of gevpy it uses what an application would; only
-`Control.report` looks into the reactor, because it tells what must not be left behind.
+It writes one JSON line to stdout when it listens, then answers commands: one JSON object a line on
+stdin, one JSON value a line on stdout. Its log goes to stderr. The end of stdin stops it. Of gevpy
+it uses what an application would; only `Control.report` looks into the reactor, because it tells
+what must not be left behind.
 """
 
 from __future__ import annotations
@@ -226,7 +227,7 @@ class Timing(Counting):
         """Time from the last message if ``by_message``, else from the first byte of the last frame."""
         super().__init__()
         self.by_message = by_message
-        self.lived: list[tuple[float, str]] = []
+        self.lived: list[tuple[float, str, bool]] = []
 
     def on_connect(self, conn: gevpy.Connection) -> None:
         super().on_connect(conn)
@@ -242,10 +243,10 @@ class Timing(Counting):
     def on_close(self, conn: gevpy.Connection, reason: gevpy.CloseReason) -> None:
         super().on_close(conn, reason)
         if conn.context is not None:
-            self.lived.append((time.monotonic() - conn.context, reason.kind.value))
+            self.lived.append((time.monotonic() - conn.context, reason.kind.value, conn._lingering))
 
-    def do_lived(self) -> list[tuple[float, str]]:
-        """Tell how long each lived, and why it closed."""
+    def do_lived(self) -> list[tuple[float, str, bool]]:
+        """Tell how long each lived, why it closed, and whether input that nobody read made it linger."""
         return self.lived
 
 

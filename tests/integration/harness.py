@@ -1,11 +1,11 @@
 """What the fault tests share: a server in a process of its own, clients that misbehave, and readers of ``/proc``.
 
-A `FaultServer` is entered as a context. Leaving it asserts what must hold after every fault: as many closed as opened, as
-many ``on_close`` as ``on_connect``, nobody counted as connected, no deadline armed, no task and no descriptor left, exit code 0,
-and a log without tracebacks.
+A `FaultServer` is entered as a context. Leaving it asserts what must hold after every fault: as many
+closed as opened, as many ``on_close`` as ``on_connect``, nobody counted as connected, no deadline
+armed, no task and no descriptor left, exit code 0, and a log without tracebacks.
 
-Latencies and lags are gated in the best of several rounds (`best_of`): the machine's noise spoils a round, a fault of the server
-spoils them all.
+Latencies and lags are gated in the best of several rounds (`best_of`): the machine's noise spoils a
+round, a fault of the server spoils them all.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import sys
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -54,6 +54,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = Path(__file__).with_name("fault_server.py")
 PATIENCE_S = 8.0  # for what should take milliseconds: only a hang takes so long
 POLL_S = 0.005
+LONG_DELAY_S = 0.02
 FAULTS = ("Traceback", "never retrieved", "never awaited", "Exception in callback", "Fatal error")
 LINGER_RESET = struct.pack("ii", 1, 0)
 
@@ -91,7 +92,7 @@ def percentile(values: Iterable[float], share: float) -> float:
 
 def open_descriptors(pid: int) -> int:
     """Count the descriptors of a process."""
-    return len(os.listdir(f"/proc/{pid}/fd"))
+    return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
 
 
 def resident_bytes(pid: int) -> int:
@@ -124,7 +125,7 @@ class Crowd:
         self._port = port
         self.sockets: list[socket.socket] = []
 
-    def __enter__(self) -> Crowd:
+    def __enter__(self) -> Self:
         """Give itself."""
         return self
 
@@ -245,7 +246,7 @@ class FaultServer:
         """The id of the process."""
         return self.process.pid
 
-    def __enter__(self) -> FaultServer:
+    def __enter__(self) -> Self:
         """Start it; return when it listens."""
         log = self._exit_stack.enter_context(self.log_path.open("wb"))
         environment = {
@@ -334,6 +335,15 @@ class FaultServer:
             self._buffer += got
         line, _, self._buffer = self._buffer.partition(b"\n")
         return json.loads(line)
+
+    def slack_s(self) -> float:
+        """Give by how much deadlines may be late: the loop's own delays since ``lag`` was asked for.
+
+        gevpy counts a long delay as one turn of its wheel, so that a blocked loop evicts nobody early:
+        each of them comes on top.
+        """
+        lags: list[float] = self.ask("lag")["wall"]
+        return max(lags) + sum(lag for lag in lags if lag > LONG_DELAY_S) + 0.02
 
     # -- the log ---------------------------------------------------------------------------------
 

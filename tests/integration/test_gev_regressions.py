@@ -63,7 +63,7 @@ def connect(server: gevpy.Server) -> socket.socket:
 
 
 async def test_closing_twice_counts_once() -> None:
-    """Closing by close, abort and the peer's reset at the same time counts once; the gauge is never negative (gev #25, gnet)."""
+    """Closing by close, abort and a reset at once counts once; the gauge is never negative (gev #25)."""
     handler = Recording()
 
     def end(conn: gevpy.Connection, data: bytes) -> None:
@@ -116,7 +116,7 @@ async def test_a_reused_descriptor_gets_nothing_of_its_predecessor() -> None:
 
 
 async def test_pooled_buffers_are_not_shared() -> None:
-    """A ring goes back to the pool only after its last use: closing inside a frame spoils nobody's part frames (gev #74, gnet #649)."""
+    """A ring goes back to the pool after its last use: a close spoils nobody's part frames (gev #74, gnet #649)."""
     handler = Recording()
 
     def close_odd(conn: gevpy.Connection, data: bytes) -> bytes:
@@ -125,9 +125,10 @@ async def test_pooled_buffers_are_not_shared() -> None:
         return data
 
     handler.act = close_odd
-    async with asyncio.timeout(DEADLINE_S), gevpy.serve(
-        handler, port=0, protocol=gevpy.LengthPrefixedProtocol()
-    ) as server:
+    async with (
+        asyncio.timeout(DEADLINE_S),
+        gevpy.serve(handler, port=0, protocol=gevpy.LengthPrefixedProtocol()) as server,
+    ):
         whole = {}
         streams = []
         for number in range(60):
@@ -155,9 +156,10 @@ async def test_timers_end_with_their_connection() -> None:
     handler = Recording()
     timeouts = gevpy.Timeouts(frame_s=5, write_stall_s=5, close_s=5)
     protocol = gevpy.LengthPrefixedProtocol()
-    async with asyncio.timeout(DEADLINE_S), gevpy.serve(
-        handler, port=0, protocol=protocol, timeouts=timeouts, idle_timeout_s=5
-    ) as server:
+    async with (
+        asyncio.timeout(DEADLINE_S),
+        gevpy.serve(handler, port=0, protocol=protocol, timeouts=timeouts, idle_timeout_s=5) as server,
+    ):
         clients = [connect(server) for _ in range(20)]
         conns = [await handler.opened.get() for _ in clients]
         for sock, conn in zip(clients, conns, strict=True):
@@ -227,7 +229,7 @@ async def test_accept_survives_a_peers_failure(number: int) -> None:
 
 
 def test_input_is_read_while_output_waits(fault_server: Callable[..., FaultServer]) -> None:
-    """Output that the peer doesn't take neither stops input below the high watermark nor makes the loop spin (gev #101, #144)."""
+    """Output that waits neither stops input below the high watermark nor makes the loop spin (gev #101, #144)."""
     options = {
         "limits": {"max_write_buffer_bytes": 8 * MUCH},
         "watermarks": {"high_bytes": 4 * MUCH, "low_bytes": MUCH},
@@ -279,7 +281,7 @@ async def test_bad_bytes_are_parsed_once() -> None:
 
 @pytest.mark.parametrize("length", [2**63, 2**63 - 1, 2**64 - 1])
 def test_absurd_lengths_are_refused_unbuffered(length: int) -> None:
-    """A header may say 2^63: it is refused, and not a byte is reserved for it (gev buffers whatever the header says)."""
+    """A header may say 2^63: it is refused, and nothing is reserved for it (gev buffers whatever it says)."""
     buffer = gevpy.RingBuffer(64)
     buffer.write(struct.pack(">Q", length))
     with pytest.raises(gevpy.FrameTooLarge):

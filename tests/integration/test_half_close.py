@@ -59,7 +59,7 @@ async def half_closed(port: int, data: bytes) -> asyncio.StreamReader:
 
 
 async def test_replies_are_flushed_after_the_peers_fin() -> None:
-    """C7: ``printf x; shutdown; read`` gets its reply even where the handler answers after the FIN came; then we close."""
+    """C7: ``printf x; shutdown; read`` gets its reply, also one that is ready after the FIN; then we close."""
     handler = LateEcho()
     async with asyncio.timeout(DEADLINE_S), gevpy.serve(handler, port=0) as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.addresses[0][1])
@@ -75,7 +75,7 @@ async def test_replies_are_flushed_after_the_peers_fin() -> None:
 
 @pytest.mark.parametrize("half_close", [False, True])
 async def test_half_close_is_an_option(*, half_close: bool) -> None:
-    """C7: with ``half_close`` our side stays open after the peer's FIN, until the handler closes; without, it doesn't."""
+    """C7: only with ``half_close`` our side stays open after the peer's FIN, until the handler closes."""
     async with asyncio.timeout(DEADLINE_S), gevpy.serve(Lingering(), port=0, half_close=half_close) as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.addresses[0][1])
         writer.write(b"x")
@@ -100,7 +100,7 @@ def test_every_byte_before_the_fin_is_delivered(fault_server: Callable[..., Faul
 
 @pytest.mark.parametrize("unread", [0, 300_000, 3_000_000])
 def test_close_flushes_what_waits(fault_server: Callable[..., FaultServer], unread: int) -> None:
-    """C9: after ``send`` of 4 MB and ``close()`` the client gets all of it and then a FIN, also with input left unread."""
+    """C9: after a send of 4 MB and ``close()`` the client gets it all, then a FIN, also with input left unread."""
     with fault_server("reply") as server, Crowd(server.port) as crowd:
         sock = crowd.join(receive_buffer=64 * 1024)
         sock.sendall(f"{MUCH} close".encode())
@@ -115,4 +115,4 @@ def test_close_flushes_what_waits(fault_server: Callable[..., FaultServer], unre
         sock.settimeout(DEADLINE_S)
         assert receive_all(sock) == pattern(MUCH)
         server.wait_for(0)
-        assert server.report()["closed"]["closed_locally"] == 1
+        assert server.report()["closed"].get("closed_locally") == 1

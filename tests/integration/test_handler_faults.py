@@ -1,4 +1,4 @@
-"""Rows C10 to C12 and C14: handlers that raise, send too late, close at the worst moment, or meddle in every callback."""
+"""Rows C10 to C12 and C14: handlers that raise, send too late, race the wheel, or meddle in every callback."""
 
 from __future__ import annotations
 
@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 import gevpy
 from tests.conftest import loop_factories
@@ -182,7 +189,7 @@ class Schedule(RuleBasedStateMachine):
 
 @pytest.mark.parametrize("name", sorted(loop_factories()))
 def test_exceptions_end_only_their_connection(name: str, caplog: pytest.LogCaptureFixture) -> None:
-    """C10: random schedules with exceptions in every hook: connect, messages, close, exactly once; a witness never notices."""
+    """C10: exceptions in every hook: connect, messages, close, in order, once each; others never notice."""
     machine = type("Schedule", (Schedule,), {"factory": staticmethod(loop_factories()[name])})
     run_state_machine_as_test(
         machine,
@@ -251,7 +258,7 @@ def debugging(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 @pytest.mark.usefixtures("debugging")
 async def test_a_send_after_the_close_is_an_error() -> None:
-    """C11: whoever sends on a connection known to be closed is told so, with the reason, and so is ``on_written``, never nobody."""
+    """C11: whoever sends on a connection known to be closed is told so, with the reason."""
     asyncio.get_running_loop().set_debug(True)
     handler = Catching()
     async with asyncio.timeout(DEADLINE_S), gevpy.serve(handler, port=0) as server:
@@ -402,9 +409,9 @@ def race(racers: list[Racer]) -> None:
 
 
 def test_a_byte_races_the_wheel(fault_server: Callable[..., FaultServer]) -> None:
-    """C12: bytes sent around the moment of eviction are handled and keep the connection, or are not; nobody goes early."""
+    """C12: bytes sent around the eviction are handled and keep the connection, or neither; nobody goes early."""
     raise_descriptor_limit(RACERS + 200)
-    chance = random.Random(12)  # noqa: S311 - a repeatable schedule
+    chance = random.Random(12)
     config: dict[str, Any] = {"handler_args": {"by_message": True}, "serve": {"idle_timeout_s": IDLE_S}}
     with fault_server("time", **config) as server, Crowd(server.port) as crowd:
         server.ask("lag")
@@ -412,14 +419,16 @@ def test_a_byte_races_the_wheel(fault_server: Callable[..., FaultServer]) -> Non
         for _ in range(RACERS):
             sock = crowd.join()
             sock.setblocking(False)
-            racers.append(Racer(sock, time.monotonic() + IDLE_S + chance.uniform(-TICK_S, 2 * TICK_S)))
+            racers.append(Racer(sock, time.monotonic() + IDLE_S + chance.uniform(-TICK_S, 6 * TICK_S)))
         race(racers)
-        late = max(server.ask("lag")["wall"])
+        slack = server.slack_s()
         lived = server.ask("lived")[1:]  # without the server's first connection of all
         assert len(lived) == RACERS
-        assert {reason for _, reason in lived} == {"idle"}
+        assert {reason for _, reason, _ in lived} == {"idle"}
         assert min(lived)[0] >= IDLE_S - 0.002, "never early; the tick is taken a moment before the handler's clock"
-        assert max(lived)[0] <= IDLE_S + TICK_S + late + 0.02
+        assert max(took for took, _, lingered in lived if not lingered) <= IDLE_S + TICK_S + slack
+        # A byte that came too late is taken off the wire before the socket is closed, in a few turns: no reset.
+        assert max(took for took, _, _ in lived) <= IDLE_S + 2 * TICK_S + 2 * slack
         handled = server.report()["received_messages"]
         assert handled == sum(racer.echoed for racer in racers), "handled and answered, or neither"
         assert 0 < handled < RACERS, "the moments were around the eviction"
@@ -456,7 +465,7 @@ def provoke(server: FaultServer, acted: Callable[[], bool]) -> None:
 
 
 def test_meddling_in_every_callback_is_safe(fault_server: Callable[..., FaultServer]) -> None:
-    """C14: pause, resume, close or abort inside each callback: no crash, no second on_close, and the next client is served."""
+    """C14: pause, resume, close or abort inside each callback: no crash, and the next client is served."""
     with fault_server("meddle", protocol="meddle", serve={"idle_timeout_s": PAUSED_IDLE_S}) as server:
         for action, place in itertools.product(ACTIONS, PLACES):
             before = server.ask("acted")
@@ -513,6 +522,7 @@ async def test_get_buffer_never_touches_the_transport() -> None:
         reactor = server._reactor
         assert reactor is not None
         assert reactor.admission.enter("") is None
+        reactor.expect()  # as the listener does
         conn = gevpy.Connection(reactor, "", "")
         transport = StrictTransport()
         conn.connection_made(transport)  # type: ignore[arg-type]

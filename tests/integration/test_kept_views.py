@@ -44,7 +44,7 @@ async def test_kept_messages_are_never_overwritten(name: str) -> None:
     handler = Keeping()
     sent = [b"%08d" % number for number in range(5_000)] + [b"lastlast"]
     stream = b"".join(before + message + behind for message in sent)
-    chance = random.Random(15)  # noqa: S311 - a repeatable schedule
+    chance = random.Random(15)
     async with asyncio.timeout(DEADLINE_S), gevpy.serve(handler, port=0, protocol=protocol) as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.addresses[0][1])
         start = 0
@@ -63,7 +63,7 @@ async def test_kept_messages_are_never_overwritten(name: str) -> None:
 
 def test_the_ring_equals_a_bytearray() -> None:
     """C15: 100,000 random operations that wrap, fill and empty a small ring give what a bytearray would."""
-    chance = random.Random(649)  # noqa: S311 - a repeatable schedule
+    chance = random.Random(649)
     ring = gevpy.RingBuffer(CAPACITY, 4 * CAPACITY)
     model = bytearray()
     kept: list[tuple[bytes, bytes]] = []
@@ -89,7 +89,7 @@ def test_the_ring_equals_a_bytearray() -> None:
 
 @given(first=st.binary(min_size=1, max_size=40), more=st.binary(min_size=1, max_size=400))
 def test_lent_room_survives_growth(first: bytes, more: bytes) -> None:
-    """C15: a view kept after its lend never sees, nor spoils, what the ring holds later: a BufferError, or other memory."""
+    """C15: a view kept after its lend spoils nothing the ring holds after growth: a BufferError, or a copy."""
     ring = gevpy.RingBuffer(CAPACITY, None)
     view = ring.writable(len(first))
     view[: len(first)] = first

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import socket
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -19,12 +18,14 @@ from tests.integration.harness import (
     frame,
     open_descriptors,
     percentile,
+    receive_all,
     receive_exactly,
     resident_bytes,
     wait_until,
 )
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
 KIB = 1024
@@ -66,25 +67,27 @@ def numbers_of(sock: socket.socket, last: int) -> list[int]:
 
 @pytest.mark.parametrize("policy", ["close", "drop_newest", "drop_oldest", "block"])
 def test_slow_readers_are_bounded(fault_server: Callable[..., FaultServer], policy: str) -> None:
-    """C1: 20 clients that don't read cost at most the hard limit and 64 KiB each, by every policy, and nobody else's time."""
+    """C1: clients that don't read cost at most the hard limit and 64 KiB each, and nobody else's time."""
     options = {"limits": {"slow_consumer": policy}}
-    with fault_server("push", protocol="length", handler_args={"size": FRAME}, serve=options) as server:
-        with Crowd(server.port) as crowd:
-            good = crowd.join()
-            stuck = stick(server, crowd)
-            before = resident_bytes(server.pid)
-            server.ask("push", each=1)  # the kernel still takes it all: pushing alone is what it costs
-            quiet = best_of(ROUNDS // 4, lambda: p99_s(good), 0.0)
-            server.ask("push", each=STUCK)
-            wait_until(lambda: is_acting(server, policy), f"{policy} acts on all of them")
-            server.ask("push", each=1)
-            busy = best_of(ROUNDS, lambda: p99_s(good), 2 * quiet)
-            assert max(server.ask("waiting")) <= HARD_LIMIT + FRAME + 4
-            result = server.ask("end_push")
-            grown = resident_bytes(server.pid) - before
-            assert grown <= STUCK * (HARD_LIMIT + 64 * KIB), f"{grown / STUCK / KIB:.0f} KiB each"
-            assert busy <= 2 * quiet, f"p99 {busy * 1e6:.0f} µs, was {quiet * 1e6:.0f} µs"
-            check_policy(server, policy, stuck, result)
+    with (
+        fault_server("push", protocol="length", handler_args={"size": FRAME}, serve=options) as server,
+        Crowd(server.port) as crowd,
+    ):
+        good = crowd.join()
+        stuck = stick(server, crowd)
+        before = resident_bytes(server.pid)
+        server.ask("push", each=1)  # the kernel still takes it all: pushing alone is what it costs
+        quiet = best_of(ROUNDS // 4, lambda: p99_s(good), 0.0)
+        server.ask("push", each=STUCK)
+        wait_until(lambda: is_acting(server, policy), f"{policy} acts on all of them")
+        server.ask("push", each=1)
+        busy = best_of(ROUNDS, lambda: p99_s(good), 2 * quiet)
+        assert max(server.ask("waiting")) <= HARD_LIMIT + FRAME + 4
+        result = server.ask("end_push")
+        grown = resident_bytes(server.pid) - before
+        assert grown <= STUCK * (HARD_LIMIT + 64 * KIB), f"{grown / STUCK / KIB:.0f} KiB each"
+        assert busy <= 2 * quiet, f"p99 {busy * 1e6:.0f} µs, was {quiet * 1e6:.0f} µs"
+        check_policy(server, policy, stuck, result)
 
 
 def is_acting(server: FaultServer, policy: str) -> bool:
@@ -104,8 +107,7 @@ def check_policy(server: FaultServer, policy: str, stuck: list[socket.socket], r
         assert [line for line in server.complaints() if "slow_consumer" in line], "a rate-limited log line"
         assert len(server.complaints()) <= 2, server.log()
         with pytest.raises(ConnectionResetError):
-            while stuck[0].recv(1 << 20):
-                pass
+            receive_all(stuck[0])
         return
     assert report["gauge"] == STUCK + 1
     assert result["closed"] == 0
@@ -130,7 +132,7 @@ def numbers_of_first(server: FaultServer, sock: socket.socket, policy: str, push
 
 
 def test_a_zero_window_ends_in_an_abort(fault_server: Callable[..., FaultServer]) -> None:
-    """C2: a peer that never reads is aborted once write_stall_s has passed without a byte leaving, and its descriptor is free."""
+    """C2: a peer that never reads is aborted at write_stall_s, within a second, and its descriptor is free."""
     with fault_server("reply", serve={"timeouts": {"write_stall_s": STALL_S}}) as server, Crowd(server.port) as crowd:
         before = open_descriptors(server.pid)
         peer = crowd.join(receive_buffer=2048)
@@ -143,8 +145,7 @@ def test_a_zero_window_ends_in_an_abort(fault_server: Callable[..., FaultServer]
         assert server.report()["closed"]["write_stall"] == 1
         assert len([line for line in server.complaints() if "stall" in line]) == 1, "a rate-limited log line"
         with pytest.raises(ConnectionResetError):
-            while peer.recv(1 << 20):
-                pass
+            receive_all(peer)
 
 
 def test_a_close_does_not_wait_for_a_zero_window(fault_server: Callable[..., FaultServer]) -> None:
@@ -174,7 +175,11 @@ def test_a_peer_that_reads_slowly_is_not_stalled(fault_server: Callable[..., Fau
 
 
 def trickle(good: socket.socket, slow: list[socket.socket], sent: int) -> list[float]:
-    """Have slow clients send one byte more of their frames, and the good one echo all the while."""
+    """Have slow clients send one byte more of their frames, and the good one echo all the while.
+
+    Two bytes a round are about 100 a second, what 500 clients make that send one in 5 s; always the same ten of
+    them, so that bytes come often enough to put off a deadline that they could put off.
+    """
     times = []
     for sock in slow:
         with suppress(ConnectionError):  # gone: as it should be
@@ -197,16 +202,16 @@ def test_slowloris_frames_are_cut_off(fault_server: Callable[..., FaultServer]) 
         busy = []
         started = time.monotonic()
         for number in itertools.count():
-            busy.append(percentile(trickle(good, slow[number % 20 :: 20], number // 20 + 1), 0.99))
+            busy.append(percentile(trickle(good, slow[number % 5 * 2 :][:2], number // 5 + 1), 0.99))
             assert time.monotonic() - started < PATIENCE_S, "they are never cut off"
             if number % 5 == 0 and server.connections() == 1:
                 break
-        late = max(server.ask("lag")["wall"])
+        slack = server.slack_s()
         lived = server.ask("lived")
         assert len(lived) == SLOWLORIS
-        assert {reason for _, reason in lived} == {"frame_timeout"}
+        assert {reason for _, reason, _ in lived} == {"frame_timeout"}
         assert min(lived)[0] >= FRAME_S - 0.001  # the first byte is noted a moment after the deadline was set
-        assert max(lived)[0] <= FRAME_S + TICK_S + late + 0.05
+        assert max(took for took, _, lingered in lived if not lingered) <= FRAME_S + TICK_S + slack
         assert server.report()["closed"]["frame_timeout"] == SLOWLORIS
         assert len(server.complaints()) <= 2, server.log()
         assert min(busy) <= 2 * quiet, f"p99 {min(busy) * 1e6:.0f} µs, was {quiet * 1e6:.0f} µs"
