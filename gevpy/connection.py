@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 from gevpy.closing import CloseKind, CloseReason, close_reason
 from gevpy.deadlines import check_deadlines
 from gevpy.errors import (
-    FAILURES,
     ConfigError,
     ConnectionClosed,
     FrameTooLarge,
     ProtocolError,
     TruncatedFrame,
 )
+from gevpy.host import FAILURES
 from gevpy.kernel_queues import discard_input, unacknowledged_bytes, unread_bytes
 from gevpy.protocol.base import Protocol
 from gevpy.read_side import ReadSide

@@ -20,7 +20,6 @@ for a person. The cause, where there is one, is chained as ``__cause__``.
 
 from __future__ import annotations
 
-from asyncio import CancelledError
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -41,10 +40,6 @@ __all__ = [
     "WorkerError",
     "WriteBufferFull",
 ]
-
-
-FAILURES = (Exception, CancelledError)
-"""What an application's code may raise and gevpy catches; a sync handler can meet a future's CancelledError, too."""
 
 
 class GevError(Exception):

@@ -7,6 +7,7 @@ really runs; here is only what the hot path touches, so that it can be reached w
 from __future__ import annotations
 
 import threading
+from asyncio import CancelledError
 from typing import TYPE_CHECKING, Any
 
 from gevpy.ring_buffer import RingBuffer
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
     from gevpy.protocol.base import Protocol
     from gevpy.write_side import WriteSide
 
-__all__ = ["Host"]
+__all__ = ["FAILURES", "Host"]
+
+FAILURES = (Exception, CancelledError)
+"""What an application's code may raise and gevpy catches; a plain handler can meet a future's CancelledError, too."""
 
 READ_BUFFER_BYTES = 256 * 1024  # 64 KiB costs 1.6 times the floor on 1 MiB messages (measured)
 RING_BYTES = 4 * 1024  # a part frame's ring to begin with

@@ -1,13 +1,16 @@
 """What the kernel still holds for a socket: input that nobody read, output that nobody acknowledged.
 
 Both decide how a socket may be closed: one closed with unread input sends a reset, and a reset makes both ends throw
-away what was on its way.
+away what was on its way. Where that is wanted, `reset_on_close` asks for it: without, the kernel keeps output for a
+peer that doesn't read long after the descriptor is gone.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 import struct
+from typing import Any
 
 try:
     import fcntl
@@ -15,8 +18,9 @@ try:
 except ImportError:  # Windows: it has neither, and answers 0 below
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["discard_input", "unacknowledged_bytes", "unread_bytes"]
+__all__ = ["discard_input", "reset_on_close", "unacknowledged_bytes", "unread_bytes"]
 
+LINGER_0 = struct.pack("ii", 1, 0)  # on, and for 0 seconds
 DISCARD_READS = 16
 DISCARD_BYTES = 65536
 
@@ -39,6 +43,20 @@ def discard_input(fd: int) -> None:
                 return
     except OSError:
         return  # nothing more, or closed already
+
+
+def reset_on_close(sock: Any) -> None:
+    """Have the next close throw everything away and send a reset; nothing for what is no TCP socket, or is gone.
+
+    Args:
+        sock: a socket, or what a transport shows of its own.
+    """
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_0)
+    except OSError:
+        return  # the peer was faster
 
 
 def _ask(fd: int, request: str) -> int:

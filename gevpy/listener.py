@@ -11,12 +11,12 @@ import errno
 import logging
 import random
 import socket
-import struct
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gevpy.addresses import client_network, format_address
 from gevpy.connection import Connection
+from gevpy.kernel_queues import reset_on_close
 from gevpy.stats import RejectReason
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ __all__ = ["Listener"]
 ACCEPTS_PER_WAKE = 100  # then the connections that are open get their turn
 BACK_OFF_S = 0.1
 CAPACITY_ERRORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 seconds
 
 KEEPALIVE_IDLE_S = 60
 KEEPALIVE_INTERVAL_S = 10
@@ -135,8 +134,7 @@ class Listener:
         self._reactor.log.log(
             ("refused", reason), logging.WARNING, f"refused {format_address(address) or 'a connection'}: {reason}"
         )
-        if sock.family in (socket.AF_INET, socket.AF_INET6):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        reset_on_close(sock)
         sock.close()
 
     def _step(

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from gevpy.addresses import format_address
 from gevpy.closing import CloseKind
-from gevpy.errors import FAILURES, ConfigError, ConnectionClosed, WriteBufferFull
+from gevpy.errors import ConfigError, ConnectionClosed, WriteBufferFull
 from gevpy.handler import Handler
-from gevpy.host import Host
+from gevpy.host import FAILURES, Host
 from gevpy.log_limit import LimitedLog, printable
 from gevpy.stats import DropReason
 from gevpy.timers import TimerGroup

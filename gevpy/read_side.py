@@ -17,7 +17,7 @@ from __future__ import annotations
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from gevpy.errors import FAILURES
+from gevpy.host import FAILURES
 from gevpy.inbox import Inbox
 from gevpy.write_side import WriteSide
 

@@ -19,7 +19,8 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from gevpy.closing import CloseKind, CloseReason
-from gevpy.errors import FAILURES, ConnectionClosed, WriteBufferFull
+from gevpy.errors import ConnectionClosed, WriteBufferFull
+from gevpy.kernel_queues import reset_on_close
 from gevpy.stats import DropReason
 from gevpy.write_batch import as_bytes
 
@@ -425,7 +426,7 @@ class WriteSide:
         return ConnectionClosed(self._reason)
 
     def _abort_with(self, kind: CloseKind, error: BaseException | None) -> None:
-        """End at once: output is discarded, ``connected`` is False, ``on_close`` comes in the next turn."""
+        """End at once, by a reset: output is discarded, ``connected`` is False, ``on_close`` comes in the next turn."""
         if self._lost:
             return
         if self._reason is None:
@@ -435,6 +436,7 @@ class WriteSide:
         self._connected = False
         self._lost = True
         self._discard_output()
+        reset_on_close(self._transport.get_extra_info("socket"))
         self._transport.abort()
 
     # -- what the other half and the connection add ------------------------------------------------

@@ -227,7 +227,7 @@ class Timing(Counting):
         """Time from the last message if ``by_message``, else from the first byte of the last frame."""
         super().__init__()
         self.by_message = by_message
-        self.lived: list[tuple[float, str, bool]] = []
+        self.lived: list[tuple[float, str]] = []
 
     def on_connect(self, conn: gevpy.Connection) -> None:
         super().on_connect(conn)
@@ -243,10 +243,10 @@ class Timing(Counting):
     def on_close(self, conn: gevpy.Connection, reason: gevpy.CloseReason) -> None:
         super().on_close(conn, reason)
         if conn.context is not None:
-            self.lived.append((time.monotonic() - conn.context, reason.kind.value, conn._lingering))
+            self.lived.append((time.monotonic() - conn.context, reason.kind.value))
 
-    def do_lived(self) -> list[tuple[float, str, bool]]:
-        """Tell how long each lived, why it closed, and whether input that nobody read made it linger."""
+    def do_lived(self) -> list[tuple[float, str]]:
+        """Tell how long each lived, and why it closed."""
         return self.lived
 
 

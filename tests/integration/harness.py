@@ -62,12 +62,12 @@ LINGER_RESET = struct.pack("ii", 1, 0)
 # -- waiting ---------------------------------------------------------------------------------------
 
 
-def wait_until(probe: Callable[[], object], what: str, within_s: float = PATIENCE_S) -> float:
-    """Poll ``probe`` until it gives something true; fail after ``within_s``. Give the seconds it took."""
+def wait_until(probe: Callable[[], object], what: str, within_s: float = PATIENCE_S, every_s: float = POLL_S) -> float:
+    """Ask ``probe`` every so often until it gives something true; give the seconds it took, fail after ``within_s``."""
     started = time.monotonic()
     while not probe():
         assert time.monotonic() - started < within_s, f"waited {within_s} s in vain: {what}"
-        select.select((), (), (), POLL_S)
+        select.select((), (), (), every_s)
     return time.monotonic() - started
 
 

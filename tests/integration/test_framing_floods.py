@@ -28,10 +28,12 @@ if TYPE_CHECKING:
 
 MIB = 1024 * 1024
 LIMIT = 65536
-TINY = 1_000_000
-MAX_TINY_S = 2.0
+COMPILED = gevpy.build_info().compiled
+TINY = 1_000_000 if COMPILED else 200_000
+# The gate is 2 s for 10^6 frames. The pure build may take 6 times the compiled one's time (design, section 5).
+MAX_TINY_S = 2.0 if COMPILED else 6 * 2.0 / 5
 MAX_RATIO = 2.3
-ROUNDS = 8
+ROUNDS = 5
 
 LIARS = 20
 LYING = {  # size of the prefix, and what it says
@@ -153,7 +155,7 @@ class Batch:
     ids=["length", "line", "delimiter", "fixed"],
 )
 def test_a_million_tiny_frames_take_linear_time(protocol: gevpy.Protocol, one: bytes) -> None:
-    """D: 10^6 tiny frames in one buffer take under 2 s of CPU, and twice as many at most 2.3 times as long."""
+    """D: 10^6 tiny frames in one buffer take under 2 s of CPU (pure: 12 s), and half as many no less than 1/2.3 of it."""
     batch = Batch(protocol, one)
     half = whole = math.inf
     for _ in range(ROUNDS):
@@ -165,23 +167,26 @@ def test_a_million_tiny_frames_take_linear_time(protocol: gevpy.Protocol, one: b
     assert whole <= MAX_RATIO * half
 
 
+def seconds_byte_by_byte(size: int) -> float:
+    """Give the CPU seconds that a frame of ``size`` bytes takes, whose bytes come one by one."""
+    protocol = gevpy.DelimiterProtocol(b"\r\n")
+    buffer = gevpy.RingBuffer(LIMIT, None)
+    started = time.thread_time()
+    for _ in range(size):
+        buffer.write(b"y")
+        assert protocol.decode(None, buffer) is None
+    return time.thread_time() - started
+
+
 def test_a_delimiter_is_not_searched_twice() -> None:
     """D: a long frame that comes byte by byte is scanned once, not again from its start with every byte."""
-    times = []
-    for size in (20_000, 40_000):
-        protocol = gevpy.DelimiterProtocol(b"\r\n")
-        buffer = gevpy.RingBuffer(4096, None)
-
-        def feed(buffer: gevpy.RingBuffer = buffer, protocol: gevpy.Protocol = protocol, size: int = size) -> float:
-            buffer.clear()
-            started = time.thread_time()
-            for _ in range(size):
-                buffer.write(b"y")
-                assert protocol.decode(None, buffer) is None
-            return time.thread_time() - started
-
-        times.append(best_of(5, feed, 0.0))
-    assert times[1] <= MAX_RATIO * times[0]
+    half = whole = math.inf
+    for _ in range(ROUNDS):
+        half = min(half, seconds_byte_by_byte(LIMIT // 2))
+        whole = min(whole, seconds_byte_by_byte(LIMIT))
+        if whole <= MAX_RATIO * half:
+            break
+    assert whole <= MAX_RATIO * half
 
 
 def test_a_limit_names_the_byte() -> None:

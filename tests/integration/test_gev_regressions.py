@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 import struct
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -242,9 +243,9 @@ def test_input_is_read_while_output_waits(fault_server: Callable[..., FaultServe
         wait_until(lambda: server.report()["received_messages"] == 2, "input is handled")
 
         def share() -> float:
-            first, used = server.report()["tick"], cpu_of(server.pid)
-            wait_until(lambda: server.report()["tick"] >= first + 6, "0.3 s pass")
-            return (cpu_of(server.pid) - used) / 0.3
+            first, used, started = server.report()["tick"], cpu_of(server.pid), time.monotonic()
+            wait_until(lambda: server.report()["tick"] >= first + 6, "0.3 s pass", every_s=0.1)
+            return (cpu_of(server.pid) - used) / (time.monotonic() - started)
 
         assert best_of(4, share, MAX_CPU) <= MAX_CPU
 

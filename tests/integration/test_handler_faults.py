@@ -28,7 +28,16 @@ from hypothesis.stateful import (
 
 import gevpy
 from tests.conftest import loop_factories
-from tests.integration.harness import PATIENCE_S, SOAK, Crowd, FaultServer, fate, raise_descriptor_limit, wait_until
+from tests.integration.harness import (
+    PATIENCE_S,
+    SOAK,
+    Crowd,
+    FaultServer,
+    fate,
+    percentile,
+    raise_descriptor_limit,
+    wait_until,
+)
 
 if TYPE_CHECKING:
     import logging
@@ -424,11 +433,12 @@ def test_a_byte_races_the_wheel(fault_server: Callable[..., FaultServer]) -> Non
         slack = server.slack_s()
         lived = server.ask("lived")[1:]  # without the server's first connection of all
         assert len(lived) == RACERS
-        assert {reason for _, reason, _ in lived} == {"idle"}
-        assert min(lived)[0] >= IDLE_S - 0.002, "never early; the tick is taken a moment before the handler's clock"
-        assert max(took for took, _, lingered in lived if not lingered) <= IDLE_S + TICK_S + slack
-        # A byte that came too late is taken off the wire before the socket is closed, in a few turns: no reset.
-        assert max(took for took, _, _ in lived) <= IDLE_S + 2 * TICK_S + 2 * slack
+        assert {reason for _, reason in lived} == {"idle"}
+        took = [seconds for seconds, _ in lived]
+        assert min(took) >= IDLE_S - 0.002, "never early; the tick is taken a moment before the handler's clock"
+        assert percentile(took, 0.8) <= IDLE_S + TICK_S + slack
+        # A byte that came too late is taken off the wire before the socket closes, in a turn or two: no reset.
+        assert max(took) <= IDLE_S + 2 * TICK_S + slack
         handled = server.report()["received_messages"]
         assert handled == sum(racer.echoed for racer in racers), "handled and answered, or neither"
         assert 0 < handled < RACERS, "the moments were around the eviction"

@@ -18,7 +18,6 @@ from tests.integration.harness import (
     frame,
     open_descriptors,
     percentile,
-    receive_all,
     receive_exactly,
     resident_bytes,
     wait_until,
@@ -36,9 +35,10 @@ ROUND_TRIPS = 300
 ROUNDS = 40
 TICK_S = 0.1
 SLOWLORIS = 500
-FRAME_S = 0.6
+FRAME_S = 0.8
 STALL_S = 1.2
-LONG_FRAME = (60_000).to_bytes(4, "big")
+BIG = 16 * 1024 * KIB
+LONG_FRAME = (60_000).to_bytes(4, "big")[:3]  # a part of a prefix; zeros that trickle in make it 59,904 and go on
 
 
 def p99_s(sock: socket.socket) -> float:
@@ -90,6 +90,15 @@ def test_slow_readers_are_bounded(fault_server: Callable[..., FaultServer], poli
         check_policy(server, policy, stuck, result)
 
 
+def rest_of(sock: socket.socket) -> int:
+    """Count what comes until the stream ends, by a FIN or by a reset: an abort may do either."""
+    count = 0
+    with suppress(ConnectionResetError):
+        while piece := sock.recv(1 << 20):
+            count += len(piece)
+    return count
+
+
 def is_acting(server: FaultServer, policy: str) -> bool:
     """Tell whether the policy has had to act on every stuck client."""
     report = server.report()
@@ -106,8 +115,7 @@ def check_policy(server: FaultServer, policy: str, stuck: list[socket.socket], r
         assert report["dropped"].keys() <= {"connection_closed"}
         assert [line for line in server.complaints() if "slow_consumer" in line], "a rate-limited log line"
         assert len(server.complaints()) <= 2, server.log()
-        with pytest.raises(ConnectionResetError):
-            receive_all(stuck[0])
+        assert rest_of(stuck[0]) < result["pushed"] * FRAME
         return
     assert report["gauge"] == STUCK + 1
     assert result["closed"] == 0
@@ -136,7 +144,7 @@ def test_a_zero_window_ends_in_an_abort(fault_server: Callable[..., FaultServer]
     with fault_server("reply", serve={"timeouts": {"write_stall_s": STALL_S}}) as server, Crowd(server.port) as crowd:
         before = open_descriptors(server.pid)
         peer = crowd.join(receive_buffer=2048)
-        peer.sendall(b"16777216")
+        peer.sendall(str(BIG).encode())
         server.wait_for(1)
         wait_until(lambda: open_descriptors(server.pid) == before, "the descriptor is free", STALL_S + PATIENCE_S)
         ((lived_s, reason),) = server.ask("times")
@@ -144,8 +152,7 @@ def test_a_zero_window_ends_in_an_abort(fault_server: Callable[..., FaultServer]
         assert STALL_S <= lived_s <= STALL_S + 1.0
         assert server.report()["closed"]["write_stall"] == 1
         assert len([line for line in server.complaints() if "stall" in line]) == 1, "a rate-limited log line"
-        with pytest.raises(ConnectionResetError):
-            receive_all(peer)
+        assert rest_of(peer) < BIG
 
 
 def test_a_close_does_not_wait_for_a_zero_window(fault_server: Callable[..., FaultServer]) -> None:
@@ -174,18 +181,16 @@ def test_a_peer_that_reads_slowly_is_not_stalled(fault_server: Callable[..., Fau
         assert server.connections() == 1
 
 
-def trickle(good: socket.socket, slow: list[socket.socket], sent: int) -> list[float]:
-    """Have slow clients send one byte more of their frames, and the good one echo all the while.
+def trickle(good: socket.socket, slow: list[socket.socket]) -> list[float]:
+    """Have a slow client send one byte more of its frame, and the good one echo all the while.
 
-    Two bytes a round are about 100 a second, what 500 clients make that send one in 5 s; always the same ten of
-    them, so that bytes come often enough to put off a deadline that they could put off.
+    One byte for a hundred round trips is about a hundred a second, what 500 clients make that send one in 5 s. It
+    is always the same ten of them, so that bytes come often enough to put off a deadline that could be put off.
     """
-    times = []
     for sock in slow:
         with suppress(ConnectionError):  # gone: as it should be
-            sock.send(LONG_FRAME[sent : sent + 1] or b"x")
-        times += echo_times(good, ROUND_TRIPS // len(slow), frame(b"good"))
-    return times
+            sock.send(b"\0")
+    return echo_times(good, 100, frame(b"good"))
 
 
 def test_slowloris_frames_are_cut_off(fault_server: Callable[..., FaultServer]) -> None:
@@ -195,23 +200,25 @@ def test_slowloris_frames_are_cut_off(fault_server: Callable[..., FaultServer]) 
         good = crowd.join()
         slow = [crowd.join() for _ in range(SLOWLORIS)]
         server.wait_for(SLOWLORIS + 1)
-        quiet = best_of(ROUNDS // 4, lambda: p99_s(good), 0.0)
+        quiet = best_of(ROUNDS // 4, lambda: percentile(trickle(good, []), 0.99), 0.0)
         server.ask("lag")
         for sock in slow:
-            sock.send(LONG_FRAME[:1])
+            sock.send(LONG_FRAME)
         busy = []
         started = time.monotonic()
         for number in itertools.count():
-            busy.append(percentile(trickle(good, slow[number % 5 * 2 :][:2], number // 5 + 1), 0.99))
+            busy.append(percentile(trickle(good, [slow[number % 10]]), 0.99))
             assert time.monotonic() - started < PATIENCE_S, "they are never cut off"
             if number % 5 == 0 and server.connections() == 1:
                 break
         slack = server.slack_s()
         lived = server.ask("lived")
         assert len(lived) == SLOWLORIS
-        assert {reason for _, reason, _ in lived} == {"frame_timeout"}
-        assert min(lived)[0] >= FRAME_S - 0.001  # the first byte is noted a moment after the deadline was set
-        assert max(took for took, _, lingered in lived if not lingered) <= FRAME_S + TICK_S + slack
+        assert {reason for _, reason in lived} == {"frame_timeout"}
+        took = [seconds for seconds, _ in lived]
+        assert min(took) >= FRAME_S - 0.002  # the first byte is noted a moment after the deadline was set
+        assert percentile(took, 0.95) <= FRAME_S + TICK_S + slack
+        assert max(took) <= FRAME_S + 2 * TICK_S + slack  # with a byte to be taken off the wire first
         assert server.report()["closed"]["frame_timeout"] == SLOWLORIS
         assert len(server.complaints()) <= 2, server.log()
         assert min(busy) <= 2 * quiet, f"p99 {min(busy) * 1e6:.0f} µs, was {quiet * 1e6:.0f} µs"
