@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from gevpy.closing import CloseKind, CloseReason
 from gevpy.errors import ConnectionClosed, WriteBufferFull
+from gevpy.host import FAILURES
 from gevpy.kernel_queues import reset_on_close
 from gevpy.stats import DropReason
 from gevpy.write_batch import as_bytes
