@@ -67,9 +67,7 @@ def test_the_environment_is_read_at_every_call(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("value", [None, ""])
-def test_uvloop_is_the_default_where_it_imports(
-    monkeypatch: pytest.MonkeyPatch, value: str | None
-) -> None:
+def test_uvloop_is_the_default_where_it_imports(monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
     """Unset and empty mean: uvloop if possible, with its version in the name."""
     uvloop = pytest.importorskip("uvloop")
     if value is None:
@@ -204,9 +202,7 @@ def own_policy() -> Iterator[None]:
         asyncio.set_event_loop_policy(None)
 
 
-needs_policies = pytest.mark.skipif(
-    sys.version_info >= (3, 16), reason="asyncio has no policies any more"
-)
+needs_policies = pytest.mark.skipif(sys.version_info >= (3, 16), reason="asyncio has no policies any more")
 
 
 @needs_policies
@@ -245,9 +241,7 @@ def test_deprecated_policies_are_used_without_a_warning(monkeypatch: pytest.Monk
 
 @pytest.mark.usefixtures("unbuilt")
 @pytest.mark.parametrize("name", LAZY)
-def test_without_policies_access_names_the_other_way(
-    monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_without_policies_access_names_the_other_way(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Where asyncio has no policies left, AttributeError says what to use; hasattr is False."""
     monkeypatch.setattr(event_loop, "asyncio", types.ModuleType("asyncio"))
     with pytest.raises(AttributeError, match=rf"{name} .* gevpy\.new_event_loop"):
@@ -293,7 +287,5 @@ def test_a_fresh_interpreter_sees_no_warning(forced: str) -> None:
 def test_importing_the_module_does_not_import_uvloop() -> None:
     """A program that never runs a loop does not pay for uvloop."""
     script = "import sys, gevpy.event_loop; sys.exit('uvloop' in sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")

@@ -354,9 +354,7 @@ def test_an_exception_is_logged_and_the_timer_goes_on(
         assert isinstance(record.exc_info[1], LookupError)
 
 
-def test_a_cancellation_does_not_end_the_timer(
-    loop: ManualLoop, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_cancellation_does_not_end_the_timer(loop: ManualLoop, caplog: pytest.LogCaptureFixture) -> None:
     """CancelledError is no Exception, but out of a callback it must not kill the beat either."""
 
     def cancelled() -> None:
@@ -375,9 +373,7 @@ def test_a_cancellation_does_not_end_the_timer(
         timer.stop()
 
 
-@pytest.mark.parametrize(
-    "seconds", [-1, -0.001, math.inf, -math.inf, math.nan, "1", None, b"1", 10**400]
-)
+@pytest.mark.parametrize("seconds", [-1, -0.001, math.inf, -math.inf, math.nan, "1", None, b"1", 10**400])
 def test_a_bad_time_is_a_config_error(loop: ManualLoop, seconds: Any) -> None:
     """Negative, infinite or no number at all: the error names the argument."""
     group = TimerGroup(loop)
@@ -587,9 +583,7 @@ def test_waiting_for_an_idle_group_is_immediate(loop: ManualLoop) -> None:
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
-def real_loop(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[asyncio.AbstractEventLoop]:
+def real_loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[asyncio.AbstractEventLoop]:
     """A loop of each kind, with its own clock."""
     if request.param == "uvloop":
         pytest.importorskip("uvloop")

@@ -72,9 +72,7 @@ def test_items_come_out_by_due_tick(wheel_type: type[TimingWheel]) -> None:
 
 @pytest.mark.parametrize("start", [0, 1, 100, 255, 256, 16_383, (1 << 26) - 1, 123_456_789])
 @pytest.mark.parametrize("ahead", EDGES + FAR)
-def test_an_item_is_due_at_its_tick_exactly(
-    wheel_type: type[TimingWheel], start: int, ahead: int
-) -> None:
+def test_an_item_is_due_at_its_tick_exactly(wheel_type: type[TimingWheel], start: int, ahead: int) -> None:
     """Nothing is due one tick before, the item is due at its tick, on both sides of each level."""
     wheel = wheel_type(start)
     entry = wheel.add("x", start + ahead)
@@ -85,9 +83,7 @@ def test_an_item_is_due_at_its_tick_exactly(
 
 
 @pytest.mark.parametrize("start", [0, 200, 16_300])
-def test_single_steps_find_every_item_at_its_tick(
-    wheel_type: type[TimingWheel], start: int
-) -> None:
+def test_single_steps_find_every_item_at_its_tick(wheel_type: type[TimingWheel], start: int) -> None:
     """Walking tick by tick, over cascades, yields each item at its own tick."""
     wheel = wheel_type(start)
     for ahead in range(1, 2_000, 7):
@@ -409,7 +405,7 @@ class Pair:
 
 def _random_walk(wheel_type: type[TimingWheel], seed: int, steps: int) -> list[object]:
     """Drive wheel and model with random operations; give everything that came due."""
-    choose = random.Random(seed)  # noqa: S311  # a test script, no secret
+    choose = random.Random(seed)  # a test script, no secret
     pair = Pair(wheel_type)
     came: list[object] = []
     spans = [1, 3, 100, 256, 300, 16_384, 20_000, 1 << 20, 1 << 26, 1 << 28]
@@ -489,6 +485,4 @@ class PureWheelMachine(WheelMachine):
 @pytest.mark.parametrize("machine", [WheelMachine, PureWheelMachine])
 def test_any_sequence_of_operations_agrees_with_a_heap(machine: type[WheelMachine]) -> None:
     """Stateful search over add, move, cancel and advance finds no difference to the model."""
-    run_state_machine_as_test(
-        machine, settings=settings(max_examples=60, stateful_step_count=30, deadline=None)
-    )
+    run_state_machine_as_test(machine, settings=settings(max_examples=60, stateful_step_count=30, deadline=None))

@@ -14,7 +14,6 @@ from gevpy.errors import FrameTooLarge
 from tests.integration.harness import (
     Crowd,
     FaultServer,
-    best_of,
     echo,
     fate,
     frame,

@@ -318,7 +318,7 @@ def labels_of(samples: dict[Series, float], name: str) -> set[str]:
 async def test_the_series_are_the_same_whatever_clients_do() -> None:
     """F6: many clients, each with its own bytes and its own way to leave: not one series more, and few of them."""
     handler = Echo()
-    seeded = random.Random(20)  # noqa: S311 - the same clients every time
+    seeded = random.Random(20)
     protocol = gevpy.LineProtocol(max_frame_bytes=64)
     async with asyncio.timeout(30), gevpy.serve(handler, port=0, protocol=protocol) as server:
         before = scrape(server)
