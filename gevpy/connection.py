@@ -117,6 +117,7 @@ class ConnectionCore(ReadSide):
 
     @protocol.setter
     def protocol(self, protocol: Protocol) -> None:
+        """Swap the codec. Raises `ConfigError` for what is no protocol."""
         if not isinstance(protocol, Protocol):
             msg = f"protocol must be a gevpy.Protocol, not {type(protocol).__name__}"
             raise ConfigError(msg)

@@ -154,7 +154,7 @@ class Batch:
     ids=["length", "line", "delimiter", "fixed"],
 )
 def test_a_million_tiny_frames_take_linear_time(protocol: gevpy.Protocol, one: bytes) -> None:
-    """D: 10^6 tiny frames in one buffer take under 2 s of CPU (pure: 12 s), and half as many no less than 1/2.3 of it."""
+    """D: 10^6 tiny frames in one buffer take under 2 s of CPU (pure: 12 s), half as many no less than 1/2.3 of it."""
     batch = Batch(protocol, one)
     half = whole = math.inf
     for _ in range(ROUNDS):
