@@ -457,6 +457,9 @@ class RingBuffer:
                 at = position + (size - 1 - index if little_endian else index)
                 value = (value << 8) | self._data[at if at < self._capacity else at - self._capacity]
             return value
+        begin = self._head + offset
+        if begin + size <= self._capacity:
+            return int.from_bytes(self._storage[begin : begin + size], "little" if little_endian else "big")
         return int.from_bytes(self._copy(offset, size), "little" if little_endian else "big")
 
     def _consume(self, size: int) -> None:

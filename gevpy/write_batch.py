@@ -80,6 +80,9 @@ class WriteBatch:
     def append_prefixed(self, value: int, width: int, little_endian: bool, body: bytes) -> None:  # noqa: FBT001
         """Add an unsigned integer of ``width`` bytes, which must hold it, and ``body`` behind it."""
         size = len(body)
+        if not cython.compiled and size < BIG_PIECE_BYTES:
+            self.append(value.to_bytes(width, "little" if little_endian else "big") + body)
+            return
         if self._alone is not None:
             self._add_alone()
         self.length += width + size
