@@ -58,7 +58,7 @@ format: $(VENV)/.extra-lint ## Format the sources and mend what ruff can mend
 
 .PHONY: docs
 docs: $(BUILT) $(VENV)/.extra-docs ## Build the documentation into site/
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 .PHONY: wheel
 wheel: $(BUILT) $(VENV)/.extra-test ## Build the sdist, and from it the wheel, into dist/

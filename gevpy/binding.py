@@ -65,9 +65,7 @@ class ListeningSockets:
 
 def _address_of(sock: socket.socket) -> tuple[str, int] | str:
     name = sock.getsockname()
-    if sock.family == socket.AF_UNIX:
-        return os.fsdecode(name)
-    return name[0], name[1]
+    return (name[0], name[1]) if isinstance(name, tuple) else os.fsdecode(name)
 
 
 def bind_all(options: ServeOptions) -> ListeningSockets:

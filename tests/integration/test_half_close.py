@@ -98,7 +98,7 @@ def test_every_byte_before_the_fin_is_delivered(fault_server: Callable[..., Faul
         assert server.report()["closed"] == {"peer_closed": WRITERS + 1}
 
 
-@pytest.mark.parametrize("unread", [0, 300_000, 3_000_000])
+@pytest.mark.parametrize("unread", [0, 3_000_000])
 def test_close_flushes_what_waits(fault_server: Callable[..., FaultServer], unread: int) -> None:
     """C9: after a send of 4 MB and ``close()`` the client gets it all, then a FIN, also with input left unread."""
     with fault_server("reply") as server, Crowd(server.port) as crowd:

@@ -365,7 +365,8 @@ async def test_a_send_that_crosses_the_close_is_told() -> None:
         assert reactor is not None
         assert sum(reactor.stats.dropped.values()) == 1
         writer.close()
-        await writer.wait_closed()
+        with suppress(ConnectionResetError):  # an abort may reset
+            await writer.wait_closed()
 
 
 # -- C12 -------------------------------------------------------------------------------------------
@@ -456,7 +457,7 @@ ACTIONS = (
     "shutdown_write",
     "close+abort",
 )
-PAUSED_IDLE_S = 0.2  # who stopped reading never sees the peer's FIN: idleness ends that
+PAUSED_IDLE_S = 0.1  # who stopped reading never sees the peer's FIN: idleness ends that
 
 
 def provoke(server: FaultServer, acted: Callable[[], bool]) -> None:

@@ -30,7 +30,7 @@ from tests.integration.harness import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-MANY = 18_000 if SOAK else 3_000
+MANY = 18_000 if SOAK else 2_000
 TOUCHES = 50
 BURST = 200  # touches before the server is waited for: fewer than would keep it from its timers by themselves
 SPARE_DESCRIPTORS = 500
