@@ -36,7 +36,7 @@ class CloseKind(enum.StrEnum):
     SLOW_CONSUMER = "slow_consumer"
     """The peer reads too slowly: output went past ``limits.max_write_buffer_bytes``."""
     WRITE_STALL = "write_stall"
-    """Output waited for ``timeouts.write_stall_s`` and not one byte of it left."""
+    """Output waited for ``timeouts.write_stall_s`` and the peer acknowledged not one byte of it."""
     DRAINED = "drained"
     """The server, or its worker, is going away."""
     HANDSHAKE_FAILED = "handshake_failed"

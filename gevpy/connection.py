@@ -185,7 +185,7 @@ class ConnectionCore(ReadSide):
         self.begin_close(CloseKind.CLOSED_LOCALLY)
 
     def abort(self) -> None:
-        """End the connection at once: what waits is discarded, the peer may see a reset. From any thread."""
+        """End the connection at once: what waits is discarded, and TCP sends a reset. From any thread."""
         if get_ident() != self._reactor.thread_id:
             self._reactor.call_from_thread(self.abort)
             return

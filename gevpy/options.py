@@ -60,9 +60,9 @@ class Limits:
             cap: behind a balancer all peers share one address.
         max_write_buffer_bytes: output that may wait on one connection before the slow-consumer policy acts. Default
             1 MiB. A single message on an empty queue is always taken.
-        slow_consumer: the policy. ``"close"`` (default) discards the output and closes; ``"drop_newest"`` and
-            ``"drop_oldest"`` drop whole messages and count them; ``"block"`` makes ``send`` raise `WriteBufferFull` and
-            is for handlers that ``await conn.drain()``.
+        slow_consumer: the policy. ``"close"`` (default) discards the output and resets the connection;
+            ``"drop_newest"`` and ``"drop_oldest"`` drop whole messages and count them; ``"block"`` makes ``send`` raise
+            `WriteBufferFull` and is for handlers that ``await conn.drain()``.
 
     Raises:
         ConfigError: a value out of range.
@@ -94,7 +94,8 @@ class Timeouts:
         handshake_s: for an opening handshake (TLS, PROXY header, WebSocket) in all. Default 10. No protocol of this
             version has one.
         frame_s: for a frame, from its first byte to its last, however steadily bytes come. Default 30.
-        write_stall_s: for at least one byte of waiting output to leave. Default 30; then the connection is aborted.
+        write_stall_s: for the peer to acknowledge at least one byte while output waits. Default 30; then the
+            connection is aborted.
         close_s: for the flush after ``close()``. Default 10; then the connection is aborted.
         drain_s: for all connections together when the server stops. Default 30; then the rest are aborted.
 

@@ -43,8 +43,6 @@ PLAIN_COUNTERS = (
 )
 
 # name, help, attribute of Stats, the closed list its label comes from
-REJECTED_HELP = "Connections refused at the door, by reason; for out_of_descriptors: pauses of accepting."
-
 REASON_COUNTERS: tuple[tuple[str, str, str, type[enum.StrEnum]], ...] = (
     ("gevpy_connections_closed_total", "Connections closed, by reason.", "closed", CloseKind),
     (
