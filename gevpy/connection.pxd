@@ -2,13 +2,13 @@ from gevpy.read_side cimport ReadSide
 
 cdef class ConnectionCore(ReadSide):
     cdef public object context
-    cdef public object id
+    cdef readonly long long id
     cdef public object network
-    cdef public object peer_addr
     cdef public long long close_tick
     cdef object _reactor
     cdef object _hook_tasks
     cdef object _local_addr
+    cdef object _peer
     cdef object _values
     cdef bint _draining
     cdef bint _gone

@@ -15,6 +15,7 @@ from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
+from gevpy.addresses import format_address
 from gevpy.closing import CloseKind, CloseReason, close_reason
 from gevpy.deadlines import check_deadlines
 from gevpy.errors import (
@@ -48,6 +49,7 @@ class ConnectionCore(ReadSide):
         "_lingering",
         "_local_addr",
         "_opened",
+        "_peer",
         "_reactor",
         "_values",
         "_wait_for_handler",
@@ -55,15 +57,14 @@ class ConnectionCore(ReadSide):
         "context",
         "id",
         "network",
-        "peer_addr",
     )
 
-    def __init__(self, reactor: Reactor, peer_addr: str, network: str) -> None:
+    def __init__(self, reactor: Reactor, peer: Any, network: str) -> None:
         """Begin before the transport is there; called by the listener."""
         super().__init__(reactor)
         self._reactor = reactor
         self.id = reactor.next_id()
-        self.peer_addr = peer_addr
+        self._peer = peer  # the address that accept gave, until a transport is there that knows it, too
         self.network = network  # what the per-IP limit counts it by
         self.context: Any = None
         self._local_addr: str | None = None
@@ -97,6 +98,11 @@ class ConnectionCore(ReadSide):
     def worker(self) -> Worker:
         """The worker whose loop this connection lives on."""
         return self._reactor.worker
+
+    @property
+    def peer_addr(self) -> str:
+        """The peer's address: ``"ip:port"``, ``"[::1]:80"``, or ``""`` where it isn't known (Unix sockets)."""
+        return format_address(self._peer or self._transport.get_extra_info("peername"))
 
     @property
     def local_addr(self) -> str:
@@ -281,6 +287,8 @@ class ConnectionCore(ReadSide):
         """Begin: take the transport, tell the reactor, greet the handler."""
         self._transport = transport
         self._transport.set_write_buffer_limits(0)
+        if self._transport.get_extra_info("peername"):
+            self._peer = None  # uvloop does not know it of a peer that was gone at once
         if self._reactor.draining:
             self._lost = True
             self._transport.abort()
@@ -445,7 +453,6 @@ class Connection(ConnectionCore, asyncio.BufferedProtocol):
         id: a number that no other connection of this worker has had.
         context: yours: any object, None at first.
         protocol_state: the protocol's own memory of this connection, None at first and whenever `protocol` is assigned.
-        peer_addr: ``"ip:port"``, ``"[::1]:80"``, or ``""`` where it isn't known (Unix sockets, a peer gone at once).
 
     Example:
         >>> import gevpy

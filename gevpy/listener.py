@@ -125,7 +125,7 @@ class Listener:
             self._refuse(sock, refused, address)
             return
         self._reactor.expect()
-        conn = Connection(self._reactor, format_address(address), network)
+        conn = Connection(self._reactor, address, network)
         work = self._reactor.loop.connect_accepted_socket(lambda: conn, sock)
         self._step(conn, sock, work)
 

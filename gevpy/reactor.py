@@ -69,7 +69,7 @@ class Reactor(Host):
     """The connections of one loop, and what they share.
 
     Attributes:
-        connections: those that are open, by id.
+        connections: those that are open.
         hooks: the handler's methods other than ``on_message``, where it has them.
         topics: who subscribes to what.
         timers: the worker's timers.
@@ -94,7 +94,7 @@ class Reactor(Host):
         self.options = options
         self.admission = admission
         self.next_id = itertools.count(1).__next__
-        self.connections: dict[int, ConnectionCore] = {}
+        self.connections: dict[ConnectionCore, None] = {}  # in the order in which they came
         self.topics: Topics[ConnectionCore] = Topics()
         self.timers = TimerGroup(loop)
         self.log = LimitedLog(logger)
@@ -174,14 +174,14 @@ class Reactor(Host):
 
     def opened(self, conn: ConnectionCore) -> None:
         """Take in a connection that can carry messages."""
-        self.connections[conn.id] = conn
+        self.connections[conn] = None
         self.stats.opened += 1
         if self.idle_ticks:
             self.arm(conn, self.tick + self.idle_ticks)
 
     def lost(self, conn: ConnectionCore) -> None:
         """Let go of a connection whose transport is gone; the counters move before ``on_close``."""
-        self.connections.pop(conn.id, None)
+        self.connections.pop(conn, None)
         self.topics.leave(conn)
         self.admission.leave(conn.network)
         reason = conn.close_reason
@@ -243,11 +243,11 @@ class Reactor(Host):
             How many had to be aborted.
         """
         self.draining = True
-        for conn in tuple(self.connections.values()):
+        for conn in tuple(self.connections):
             conn.begin_drain()
         if await self._wait_all_gone(timeout_s, self._hurry):
             return 0
-        left = tuple(self.connections.values())
+        left = tuple(self.connections)
         for conn in left:
             conn.end_drain()
         await self._wait_all_gone(ABORT_WAIT_S)

@@ -77,7 +77,7 @@ class Worker:
         Raises:
             Exception: whatever a protocol's ``packet`` raises.
         """
-        connections = cast("list[Connection]", list(self._reactor.connections.values()))
+        connections = cast("list[Connection]", list(self._reactor.connections))
         self._send_all(connections if where is None else [conn for conn in connections if where(conn)], data)
 
     def publish(self, topic: str, data: Any, *, exclude: Connection | None = None) -> None:

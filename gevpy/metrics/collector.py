@@ -142,7 +142,7 @@ class ServerCollector:
         )
         for reactor in self._reactors:
             read = write = 0
-            for conn in reactor.connections.values():
+            for conn in reactor.connections:
                 read += conn.read_buffer_length
                 write += conn.write_buffer_length
             worker = str(reactor.worker.id)

@@ -460,7 +460,7 @@ class Control:
         """Drain the connections, as a stop does."""
         reactor = self._server._reactor
         assert reactor is not None, "the server has started"
-        for conn in tuple(reactor.connections.values()):
+        for conn in tuple(reactor.connections):
             conn.begin_drain()
 
     def stop(self) -> None:
