@@ -98,6 +98,8 @@ class ReadSide(WriteSide):
             self._handle_frames(ring)
         except FAILURES as error:
             self._fail(STEPS[self._step], error)
+        if host.batch.length > host.high_bytes:
+            self._note_congestion()  # told again by on_writable, be it that everything leaves at once
         if host.batch.length or self._pending is not None:
             self._hand_over()
         self._corked = False

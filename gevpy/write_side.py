@@ -228,7 +228,7 @@ class WriteSide:
             if self._written is None:
                 self._written = deque()
             self._written.append((self._handed + self._pending_bytes, data, on_written))
-        if self._busy:
+        if self._busy or self._pending_bytes > self._host.high_bytes:
             self._note_congestion()
 
     def _may_queue(

@@ -629,3 +629,18 @@ async def test_write_buffer_length_is_live() -> None:
         await until(lambda: conn.write_buffer_length < held)
         await client.read(len(FILL) + 4 - 400_000)
         await until(lambda: conn.write_buffer_length == 0)
+
+
+async def test_on_writable_comes_when_what_was_gathered_passed_the_high_mark() -> None:
+    """A handler that sends up to the mark and waits is told, though the kernel took everything at the turn's end."""
+    writable = asyncio.Event()
+    handler = recording(on_writable=lambda conn: writable.set())
+    async with connected(handler) as (server, client):
+        conn = await handler.conn()
+        size = server.options.watermarks.high_bytes + 1
+        conn.send(bytes(size))
+        assert conn.write_buffer_length == size
+        assert conn.congested
+        assert await client.read(size) == bytes(size)
+        await soon(writable.wait())
+        assert not conn.congested

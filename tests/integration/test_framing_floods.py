@@ -32,7 +32,7 @@ TINY = 1_000_000 if COMPILED else 200_000
 # The gate is 2 s for 10^6 frames. The pure build may take 6 times the compiled one's time (design, section 5).
 MAX_TINY_S = 2.0 if COMPILED else 6 * 2.0 / 5
 MAX_RATIO = 2.3
-ROUNDS = 5
+ROUNDS = 16
 
 LIARS = 20
 LYING = {  # size of the prefix, and what it says
