@@ -4,6 +4,7 @@
 #   PYTHON=PROGRAM   the Python it is made with, 3.11 or later (default python3)
 #   GEVPY_BUILD=MODE auto (default), required or pure: see setup.py
 #   PYTEST_ARGS=...  for "make test" to pass on
+#   GUARD_ARGS=...   for "make guard" to pass on: --must, in CI, where having nothing to compare with is a failure
 #   BENCH_ARGS=...   for "make bench" and its kin to pass on, such as "--server gevpy --rounds 3"
 
 VENV ?= .venv
@@ -11,6 +12,10 @@ PYTHON ?= python3
 GEVPY_BUILD ?= auto
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+GUARD_ARGS ?=
+
+# Two processes for what only computes and waits; tests/integration takes times, and has the machine to itself.
+SIDE_BY_SIDE := -n 2 --dist loadfile
 
 export GEVPY_BUILD
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -20,6 +25,7 @@ PIP := $(BIN)/python -m pip install -qq
 PXD := $(shell find gevpy -name '*.pxd')
 HOT := $(PXD) $(PXD:.pxd=.py)
 BUILT := $(VENV)/.built-$(GEVPY_BUILD)
+COUNTED := bench.protocol bench.micro
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -34,8 +40,10 @@ run: $(BUILT) ## Serve the echo example on port 1833
 
 .PHONY: test
 test: $(BUILT) $(VENV)/.extra-test ## Run the whole suite twice: compiled, then the pure sources
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
-	GEVPY_PURE_PYTHON=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --ignore tests/integration $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests/integration $(PYTEST_ARGS)
+	GEVPY_PURE_PYTHON=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE) --ignore tests/integration $(PYTEST_ARGS)
+	GEVPY_PURE_PYTHON=1 $(BIN)/python -m pytest tests/integration $(PYTEST_ARGS)
 
 .PHONY: coverage
 coverage: $(BUILT) $(VENV)/.extra-test ## Measure what the suite covers of the pure sources
@@ -83,6 +91,14 @@ bench-loops: $(BUILT) $(VENV)/.extra-bench ## Measure uvloop against asyncio, co
 .PHONY: bench-build
 bench-build: $(VENV)/.venv ## Build the benchmark's load generator, no more
 	$(BIN)/python -m bench --build
+
+.PHONY: guard
+guard: $(BUILT) ## Hold the hot loops to their recorded instruction counts: quarter of a minute
+	@bad=0; for suite in $(COUNTED); do $(BIN)/python -m $$suite --check $(GUARD_ARGS) || bad=1; done; exit $$bad
+
+.PHONY: guard-record
+guard-record: $(BUILT) ## Record their instruction counts anew, for this Python
+	@set -e; for suite in $(COUNTED); do $(BIN)/python -m $$suite --record; done
 
 .PHONY: clean
 clean: ## Remove everything that was made, the virtual environment included

@@ -98,6 +98,10 @@ class ReadSide(WriteSide):
             self._handle_frames(ring)
         except FAILURES as error:
             self._fail(STEPS[self._step], error)
+        except BaseException:  # SystemExit, KeyboardInterrupt: the loop ends, but nobody else may get what was gathered
+            self._corked = False
+            host.batch.clear()
+            raise
         if host.batch.length > host.high_bytes:
             self._note_congestion()  # told again by on_writable, be it that everything leaves at once
         if host.batch.length or self._pending is not None:

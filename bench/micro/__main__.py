@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from bench import harness
-from bench.micro import decode, ring_buffer, send, timing_wheel
+from bench.micro import decode, guard, ring_buffer, send, timing_wheel
 
 if __name__ == "__main__":
-    harness.main(
-        "bench.micro",
-        [*ring_buffer.CASES, *timing_wheel.CASES, *decode.CASES, *send.CASES],
-        Path(__file__).with_name("recorded.json"),
-    )
+    guard.main("bench.micro", [*ring_buffer.CASES, *timing_wheel.CASES, *decode.CASES, *send.CASES])

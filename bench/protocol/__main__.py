@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from bench import harness
+from bench.micro import guard
 from bench.protocol import cycle
 
 if __name__ == "__main__":
-    harness.main("bench.protocol", cycle.CASES, Path(__file__).with_name("recorded.json"))
+    guard.main("bench.protocol", cycle.CASES)
