@@ -14,8 +14,8 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 GUARD_ARGS ?=
 
-# Two processes for what only computes and waits; tests/integration takes times, and has the machine to itself.
-SIDE_BY_SIDE := -n 2 --dist loadfile
+# Two processes for what only computes and waits; what takes times comes after it, and has the machine to itself.
+SIDE_BY_SIDE := -n 2 --dist loadfile -m 'not alone'
 
 export GEVPY_BUILD
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -40,10 +40,10 @@ run: $(BUILT) ## Serve the echo example on port 1833
 
 .PHONY: test
 test: $(BUILT) $(VENV)/.extra-test ## Run the whole suite twice: compiled, then the pure sources
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --ignore tests/integration $(PYTEST_ARGS)
-	$(BIN)/python -m pytest tests/integration $(PYTEST_ARGS)
-	GEVPY_PURE_PYTHON=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE) --ignore tests/integration $(PYTEST_ARGS)
-	GEVPY_PURE_PYTHON=1 $(BIN)/python -m pytest tests/integration $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m alone $(PYTEST_ARGS)
+	GEVPY_PURE_PYTHON=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE) $(PYTEST_ARGS)
+	GEVPY_PURE_PYTHON=1 $(BIN)/python -m pytest -m alone $(PYTEST_ARGS)
 
 .PHONY: coverage
 coverage: $(BUILT) $(VENV)/.extra-test ## Measure what the suite covers of the pure sources

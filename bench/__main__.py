@@ -12,6 +12,7 @@ from bench.client import HERE, build_loadgen
 from bench.figures import judge
 from bench.machine import choose_cores, raise_file_limit
 from bench.measure import measure
+from bench.page import write_page
 from bench.suites import SUITES
 from bench.tables import tables
 
@@ -57,12 +58,15 @@ def main() -> None:
     results.save(path)
     if suite.name == "report" and options.json is None:
         results.save(HERE / "results" / "report.json")
-    print(tables(results))
+    text = tables(results)
+    print(text)
     print(f"\nsaved as {path}")
     folder = options.charts or (FOLDER if suite.name == "report" else None)
     if folder is not None:
-        write_charts(results.as_dict(), folder)
+        charts = write_charts(results.as_dict(), folder)
         print(f"charts drawn in {folder}")
+        if suite.name == "report":
+            write_page(text, charts)
 
 
 if __name__ == "__main__":

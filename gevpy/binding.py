@@ -97,7 +97,7 @@ def _adopt(sockets: Sequence[socket.socket], backlog: int) -> ListeningSockets:
         msg = "sockets must not be empty"
         raise ConfigError(msg)
     for sock in sockets:
-        if not isinstance(sock, socket.socket) or sock.type != socket.SOCK_STREAM:
+        if not isinstance(sock, socket.socket) or sock.type != socket.SOCK_STREAM or sock.fileno() < 0:
             msg = f"sockets must be bound stream sockets, not {sock!r}"
             raise ConfigError(msg)
         if sock.family in (socket.AF_INET, socket.AF_INET6) and not sock.getsockname()[1]:

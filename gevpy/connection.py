@@ -19,6 +19,7 @@ from gevpy.addresses import format_address
 from gevpy.closing import CloseKind, CloseReason, close_reason
 from gevpy.deadlines import check_deadlines
 from gevpy.errors import (
+    CodecError,
     ConfigError,
     ConnectionClosed,
     FrameTooLarge,
@@ -432,8 +433,12 @@ class ConnectionCore(ReadSide):
         kind = CloseKind.HANDLER_ERROR
         if where == "unpacket":
             kind = CloseKind.FRAME_TOO_LARGE if isinstance(error, FrameTooLarge) else CloseKind.PROTOCOL_ERROR
-        self._reactor.report(self, where, error, expected=where == "unpacket" and isinstance(error, ProtocolError))
+        self._reactor.report(self, where, error, expected=self._is_peers_fault(where, error))
         self.begin_close(kind, error)
+
+    @staticmethod
+    def _is_peers_fault(where: str, error: BaseException) -> bool:
+        return where == "unpacket" and isinstance(error, ProtocolError) and not isinstance(error, CodecError)
 
     def _send_from_thread(self, data: Any, on_written: Callable[[Any, BaseException | None], object] | None) -> None:
         self._reactor.send_from_thread(self, data, on_written)

@@ -9,6 +9,7 @@
     ├── WriteBufferFull                               the output queue is at its limit
     ├── ProtocolError                                 the peer broke the protocol
     │   ├── FrameTooLarge                             a frame longer than the protocol's limit
+    │   ├── CodecError                                a codec broke the decode contract: a bug on our side
     │   ├── FrameTimeout                              a frame begun and not ended in time
     │   └── TruncatedFrame                            the peer went away inside a frame
     ├── HandshakeError                                an opening handshake that failed
@@ -29,6 +30,7 @@ __all__ = [
     "BindError",
     "BufferOverflow",
     "BufferUnderflow",
+    "CodecError",
     "ConfigError",
     "ConnectionClosed",
     "FrameTimeout",
@@ -143,7 +145,7 @@ class ConnectionClosed(GevError, ConnectionError):
 
 
 class ProtocolError(_LimitError):
-    """The peer broke the protocol, or a codec broke the decode contract; the connection ends.
+    """The peer broke the protocol; the connection ends.
 
     A `Protocol` raises it from ``unpacket`` for bytes that can't be a frame.
 
@@ -169,6 +171,10 @@ class ProtocolError(_LimitError):
         """Give the message, the numbers and the place."""
         text = super().__str__()
         return text if self.offset is None else f"{text} at byte {self.offset}"
+
+
+class CodecError(ProtocolError):
+    """A codec broke the decode contract: it gave a message and consumed nothing. A bug of its own, not the peer's."""
 
 
 class FrameTooLarge(ProtocolError):

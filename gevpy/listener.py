@@ -31,6 +31,7 @@ ACCEPTS_PER_WAKE = 100  # then the connections that are open get their turn
 BACK_OFF_S = 0.1
 CAPACITY_ERRORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
+MOST_MS = 2**31 - 1
 KEEPALIVE_IDLE_S = 60
 KEEPALIVE_INTERVAL_S = 10
 KEEPALIVE_PROBES = 3
@@ -53,7 +54,7 @@ def tune(sock: socket.socket, user_timeout_s: float | None) -> None:
         ("TCP_KEEPIDLE", KEEPALIVE_IDLE_S),
         ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_S),
         ("TCP_KEEPCNT", KEEPALIVE_PROBES),
-        ("TCP_USER_TIMEOUT", None if user_timeout_s is None else int(user_timeout_s * 1000)),
+        ("TCP_USER_TIMEOUT", None if user_timeout_s is None else min(int(user_timeout_s * 1000), MOST_MS)),
     ):
         option = getattr(socket, name, None)  # not every system has all of them
         if option is not None and value is not None:

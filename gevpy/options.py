@@ -48,6 +48,10 @@ def require_seconds(name: str, value: object) -> None:
         raise ConfigError(msg)
 
 
+def _is_path(path: str | os.PathLike[str] | None) -> bool:
+    return path is None or (bool(os.fspath(path)) and "\0" not in os.fspath(path))
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """How much a server takes on.
@@ -198,7 +202,8 @@ class ServeOptions:
         )
         checks = {
             "host": strings,
-            "path": isinstance(self.path, str | os.PathLike | None),
+            "path": isinstance(self.path, str | os.PathLike | None) and _is_path(self.path),
+            "sockets": self.sockets is None or isinstance(self.sockets, list | tuple),
             "metrics": isinstance(self.metrics, str | None),
             "reuse_port": isinstance(self.reuse_port, bool),
             "half_close": isinstance(self.half_close, bool),

@@ -74,6 +74,7 @@ class Reactor(Host):
         topics: who subscribes to what.
         timers: the worker's timers.
         worker: who shows this reactor to the application.
+        hurried: done when a second signal has ended a drain's patience.
 
     Args:
         loop: the loop everything runs on.
@@ -103,7 +104,7 @@ class Reactor(Host):
         self.draining = False  # what is accepted now is turned away
         self._unfinished = 0  # connections accepted whose on_close has not ended
         self._all_gone: asyncio.Future[None] | None = None
-        self._hurry: asyncio.Future[None] = loop.create_future()  # done: a drain's patience has ended
+        self.hurried: asyncio.Future[None] = loop.create_future()  # done: a drain's patience has ended
         self._tick_handle: asyncio.TimerHandle | None = None
         self._next_turn = 0.0
         self._was_late = False
@@ -230,6 +231,10 @@ class Reactor(Host):
         task.add_done_callback(self._tasks.discard)
         return task
 
+    def runs_current_task(self) -> bool:
+        """Tell whether the running task is a handler of one of our connections."""
+        return asyncio.current_task(self.loop) in self._tasks
+
     def local_address_of(self, transport: Any) -> str:
         """Write the address that a transport is bound to."""
         return format_address(transport.get_extra_info("sockname")) if transport is not None else ""
@@ -245,7 +250,7 @@ class Reactor(Host):
         self.draining = True
         for conn in tuple(self.connections):
             conn.begin_drain()
-        if await self._wait_all_gone(timeout_s, self._hurry):
+        if await self._wait_all_gone(timeout_s, self.hurried):
             return 0
         left = tuple(self.connections)
         for conn in left:
@@ -255,8 +260,8 @@ class Reactor(Host):
 
     def hurry(self) -> None:
         """End a drain's patience now."""
-        if not self._hurry.done():
-            self._hurry.set_result(None)
+        if not self.hurried.done():
+            self.hurried.set_result(None)
 
     async def _wait_all_gone(self, timeout_s: float | None, *or_else: asyncio.Future[None]) -> bool:
         if not self._unfinished:

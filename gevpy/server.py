@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from gevpy.addresses import format_address
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Server", "Serving", "serve"]
 
+STOP_GRACE_S = 1.0  # for an on_stop that was cancelled
 USER_TIMEOUT_GRACE_S = 5.0  # the kernel's own timeout comes after gevpy's, which knows the reason
 
 logger = logging.getLogger("gevpy.server")
@@ -210,17 +212,20 @@ class Server:
     async def stop(self, drain_timeout_s: float | None = None) -> None:
         """Stop: accept no more, drain, abort what is left at the deadline. Idempotent; all callers wait for the end.
 
+        All but a handler of this server: the drain waits for that to end, so there it returns once the stop has begun.
+
         Args:
             drain_timeout_s: seconds for the drain, 0 for none; default ``timeouts.drain_s``.
 
         Raises:
             ConfigError: ``drain_timeout_s`` is negative.
         """
-        if drain_timeout_s is not None and not drain_timeout_s >= 0:
-            msg = f"drain_timeout_s must not be negative, not {drain_timeout_s}"
+        if drain_timeout_s is not None and (not isinstance(drain_timeout_s, int | float) or not drain_timeout_s >= 0):
+            msg = f"drain_timeout_s must be a number of seconds, 0 or more, not {drain_timeout_s!r}"
             raise ConfigError(msg)
         self._begin_stop(self.options.timeouts.drain_s if drain_timeout_s is None else drain_timeout_s)
-        await self._stopped.wait()
+        if self._reactor is None or not self._reactor.runs_current_task():
+            await self._stopped.wait()
 
     def _begin_stop(self, drain_timeout_s: float | None) -> None:
         if self._stopping is None:
@@ -246,10 +251,18 @@ class Server:
         aborted = await reactor.drain(drain_timeout_s)
         if aborted:
             logger.warning("%d connections were aborted: they had not ended within the drain", aborted)
-        try:
-            await self._call_handler("on_stop", reactor.worker)
-        except Exception:
-            logger.exception("on_stop failed")
+        await self._call_on_stop(reactor, drain_timeout_s)
+
+    async def _call_on_stop(self, reactor: Reactor, timeout_s: float | None) -> None:
+        """Call the last hook; it has as long as the drain had, and a further signal ends it, too."""
+        last = asyncio.ensure_future(self._call_handler("on_stop", reactor.worker))
+        await asyncio.wait((last, reactor.hurried), timeout=timeout_s or None, return_when=asyncio.FIRST_COMPLETED)
+        if not last.done():
+            logger.warning("on_stop had not ended in time: cancelled")
+            last.cancel()
+            await asyncio.wait((last,), timeout=STOP_GRACE_S)
+        elif not last.cancelled() and last.exception() is not None:
+            logger.error("on_stop failed", exc_info=last.exception())
 
     async def _tear_down(self) -> None:
         """Release all that `start` has taken, in whatever state it is."""
@@ -259,7 +272,8 @@ class Server:
         self._listeners.clear()
         if self._reactor is not None:
             self._reactor.stop()
-            await self._reactor.timers.wait_closed()
+            with suppress(TimeoutError):  # a callback that refuses to be cancelled is left behind
+                await asyncio.wait_for(self._reactor.timers.wait_closed(), STOP_GRACE_S)
         if self._endpoint is not None:
             await self._endpoint.stop()
             self._endpoint = None
@@ -278,19 +292,26 @@ class Serving:
         self._options = options
         self._server: Server | None = None
 
+    def _make(self) -> Server:
+        if self._server is not None:
+            msg = "what serve() returned can be awaited or entered once: call serve() again"
+            raise RuntimeError(msg)
+        self._server = Server(self._handler, self._options)
+        return self._server
+
     def __await__(self) -> Generator[Any, None, None]:
         """Serve until SIGINT, SIGTERM or cancellation, and return after the drain."""
         return self._serve().__await__()
 
     async def _serve(self) -> None:
-        await Server(self._handler, self._options).run()
+        await self._make().run()
 
     async def __aenter__(self) -> Server:
         """Start, and give the running server."""
-        self._server = Server(self._handler, self._options)
-        await self._server.start()
-        self._server.announce()
-        return self._server
+        server = self._make()
+        await server.start()
+        server.announce()
+        return server
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -32,6 +32,13 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
     return loop_factories()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what takes times and latencies: it wants the machine to itself."""
+    for item in items:
+        if "integration" in item.path.parts or "linear_time" in item.name:
+            item.add_marker(pytest.mark.alone)
+
+
 @pytest.fixture
 async def loop_kind() -> str:
     """Name the loop this test runs on: ``"asyncio"`` or ``"uvloop"``."""

@@ -438,7 +438,7 @@ def _raise_on_demand(conn: Connection, ctx: Any, data: bytes) -> bytes:
     [
         (b"peer", CloseKind.PROTOCOL_ERROR, gevpy.ProtocolError),
         (b"codec", CloseKind.PROTOCOL_ERROR, ZeroDivisionError),
-        (b"stuck", CloseKind.PROTOCOL_ERROR, gevpy.ProtocolError),
+        (b"stuck", CloseKind.PROTOCOL_ERROR, gevpy.CodecError),
         (b"shape", CloseKind.PROTOCOL_ERROR, TypeError),
         (b"handler", CloseKind.HANDLER_ERROR, ZeroDivisionError),
         (b"cancelled", CloseKind.HANDLER_ERROR, asyncio.CancelledError),

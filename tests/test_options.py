@@ -135,7 +135,11 @@ def test_what_works_is_taken() -> None:
     assert ServeOptions(protocol=RawProtocol(), idle_timeout_s=None).idle_timeout_s is None
 
 
-@pytest.mark.parametrize("group", [Limits(), Timeouts(), Watermarks(), ServeOptions(protocol=RawProtocol())], ids=repr)
+@pytest.mark.parametrize(
+    "group",
+    [Limits(), Timeouts(), Watermarks(), ServeOptions(protocol=RawProtocol())],
+    ids=lambda group: type(group).__name__,
+)
 def test_options_are_frozen(group: Any) -> None:
     """What a server was told doesn't change while it runs."""
     for field in dataclasses.fields(group):

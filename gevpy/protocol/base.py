@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from gevpy.errors import ConfigError, FrameTooLarge, ProtocolError
+from gevpy.errors import CodecError, ConfigError, FrameTooLarge
 from gevpy.write_batch import as_bytes
 
 if TYPE_CHECKING:
@@ -101,7 +101,8 @@ class Protocol:
 
         Raises:
             FrameTooLarge: None was given, and more than the bound stays buffered.
-            ProtocolError: the bytes can't be a frame, or the codec gave a message without consuming a byte.
+            ProtocolError: the bytes can't be a frame.
+            CodecError: the codec gave a message without consuming a byte.
             TypeError: the codec gave something else than None or a pair.
         """
         before = buffer._length  # as len(buffer), without the way through Python's length protocol
@@ -111,12 +112,12 @@ class Protocol:
             if buffer._length > limit and getattr(conn, "protocol", self) is self:  # else the new one has its own bound
                 raise FrameTooLarge("no whole frame within the limit", limit=limit, actual=buffer._length)
             return None
-        if buffer._length >= before:
-            msg = f"{type(self).__name__}.unpacket() gave a message and consumed nothing"
-            raise ProtocolError(msg)
         if not isinstance(message, tuple) or len(message) != 2:  # noqa: PLR2004 - a pair
             msg = f"{type(self).__name__}.unpacket() must give None or (ctx, data), not {type(message).__name__}"
             raise TypeError(msg)
+        if buffer._length >= before:
+            msg = f"{type(self).__name__}.unpacket() gave a message and consumed nothing"
+            raise CodecError(msg)
         return message if type(message) is tuple else tuple(message)  # a named tuple
 
 
