@@ -671,3 +671,64 @@ async def test_repr_shows_the_address() -> None:
     async with serving(Recorder()) as server:
         assert repr(server) == "<Server on {}:{}>".format(*server.addresses[0])
     assert repr(server) == "<Server on nothing>"
+
+
+# -- what users get wrong --------------------------------------------------------------------------
+
+
+async def test_what_serve_returned_is_used_once() -> None:
+    """A second use would be a second server, that nobody stops."""
+    once = gevpy.serve(Recorder(), port=0)
+    async with once:
+        with pytest.raises(RuntimeError, match="once"):
+            await once.__aenter__()
+        with pytest.raises(RuntimeError, match="once"):
+            await once
+
+
+async def test_an_on_stop_that_hangs_is_cancelled_at_the_deadline() -> None:
+    """It has as long as the drain had."""
+    cancelled = asyncio.Event()
+
+    async def on_stop(worker: Worker) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    async with serving(recording(on_stop=on_stop)) as server:
+        await soon(server.stop(0.05))
+        assert cancelled.is_set()
+
+
+async def test_an_asynchronous_handler_may_await_the_stop() -> None:
+    """Waiting for the end of its own drain would take for ever: there, stop() returns when it has begun."""
+
+    async def on_message(conn: Connection, ctx: Any, data: bytes) -> bytes:
+        await server.stop()
+        return b"stopping"
+
+    async with connected(recording(on_message=on_message)) as (server, client):
+        await client.send(b"stop")
+        assert await client.read_to_end() == b"stopping"
+
+
+@pytest.mark.parametrize("options", [{"path": ""}, {"path": "a\0b"}, {"sockets": 5}, {"sockets": ()}])
+async def test_a_place_that_cannot_be_is_refused(options: dict[str, Any]) -> None:
+    """As a ConfigError, not as whatever the system makes of it."""
+    with pytest.raises(gevpy.ConfigError):
+        await gevpy.serve(Recorder(), **options)
+
+
+async def test_a_closed_socket_is_refused() -> None:
+    """It is no socket to listen on."""
+    sock = socket.create_server(("127.0.0.1", 0))
+    sock.close()
+    with pytest.raises(gevpy.ConfigError):
+        await gevpy.serve(Recorder(), sockets=[sock])
+
+
+async def test_a_deadline_longer_than_the_kernel_counts_is_taken() -> None:
+    """TCP_USER_TIMEOUT holds 24 days; a longer write_stall_s is gevpy's own affair."""
+    async with serving(Recorder(), timeouts=Timeouts(write_stall_s=10_000_000)) as server:
+        assert server.addresses

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench import harness
+from bench.client import HERE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -55,7 +56,7 @@ def count(module: str, cases: Sequence[harness.Case]) -> dict[str, Counts]:
             env=kept | STEADY | {harness.UNDER_CALLGRIND: "1"},
             check=True,
             capture_output=True,
-            cwd=harness.HERE.parent,
+            cwd=HERE.parent,
         )
         dumps = dict(_read(path) for path in Path(folder).iterdir() if path.name != "out")
     return {case.name: _per_thing(dumps[f"{case.name} x1"], dumps[f"{case.name} x2"], case.scale) for case in cases}

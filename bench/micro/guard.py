@@ -5,8 +5,8 @@ where it is comparable:
 
 * **calls** out of gevpy's extension modules, into Python and the C library: wherever the key is the same, that is
   Python's version (3.11) and the architecture;
-* **own** instructions, inside of the extension modules, and **all**, which are these and Python's: where besides there is
-  a record of the very same build of Python, made with the same Cython and gcc. Its builds differ: in the flags that
+* **own** instructions, inside of the extension modules, and **all**, which are these and Python's: where besides there
+  is a record of the very same build of Python, made with the same Cython and gcc. Its builds differ: in the flags that
   they compile extensions with (own: up to 11 %) and in how they are compiled themselves (all: up to 17 %).
 
 Where nothing is recorded for a key nothing is checked, and that is said. With `--must` (CI) it is a failure on CPython
@@ -107,7 +107,7 @@ def check(module: str, counted: dict[str, Counts], records: dict[str, Recorded])
 
 def record(module: str, counted: dict[str, Counts], records: Records) -> None:
     """Make `counted` what is to hold from now on, for this key and build."""
-    counts = {name: {figure: round(value, 1) for figure, value in of.items()} for name, of in counted.items()}
+    counts = {name: {figure: round(value, 3) for figure, value in of.items()} for name, of in counted.items()}
     builds = records.setdefault(key(), {}).setdefault(module, {})
     builds[_build()] = {"tools": _tools(), "counts": counts}
     RECORD.write_text(_INNERMOST.sub(_on_one_line, json.dumps(records, indent=1, sort_keys=True)) + "\n")
