@@ -20,7 +20,9 @@ cdef class WriteSide:
     cdef public bint _corked
     cdef public bint _busy
     cdef public bint _congested
-    cdef list _pending
+    cdef object _pending
+    cdef long long _numbered
+    cdef object _unwritten
     cdef Py_ssize_t _pending_bytes
     cdef public Py_ssize_t _foreign_bytes
     cdef public long long _handed
@@ -34,10 +36,11 @@ cdef class WriteSide:
     cpdef flush(self)
     cdef _emit(self, object data, bint is_reply)
     cdef _reply(self, object data)
+    cdef _queue_frame(self, bytes frame)
     cdef _spill(self)
     cpdef Py_ssize_t _queued(self) except -1
     cdef _hand_over(self)
-    @cython.locals(size=Py_ssize_t, count=Py_ssize_t)
+    @cython.locals(size=Py_ssize_t, chunk=list)
     cdef _hand_over_pending(self)
     cdef _write(self, object out, Py_ssize_t size)
     cdef _note_congestion(self)

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 __all__ = ["WriteSide"]
 
+Told = tuple[int, Any, "Callable[[Any, BaseException | None], object]"]
+"""A number, the message, and the ``on_written`` it was sent with."""
+
 JOIN_BYTES = 256 * 1024  # pending messages are joined into writes of about this size
 
 
@@ -51,6 +54,7 @@ class WriteSide:
         "_handed",
         "_host",
         "_lost",
+        "_numbered",
         "_pending",
         "_pending_bytes",
         "_protocol",
@@ -58,6 +62,7 @@ class WriteSide:
         "_stall_sent",
         "_stall_tick",
         "_transport",
+        "_unwritten",
         "_waiters",
         "_write_shut",
         "_written",
@@ -78,13 +83,15 @@ class WriteSide:
         self._corked = False  # inside our own read: gather in host.batch
         self._busy = False  # the transport holds unsent bytes
         self._congested = False  # output passed high_bytes and is not yet at low_bytes again
-        self._pending: list[bytes] | None = None
+        self._pending: deque[bytes] | None = None
+        self._numbered = 0  # frames ever queued in _pending: the last one's number
+        self._unwritten: deque[Told] | None = None  # who is to be told of frames in _pending, by the frame's number
         self._pending_bytes = 0
         self._foreign_bytes = 0  # sent by other threads and not yet packed
         self._handed = 0  # bytes ever handed to the transport
         self._stall_sent = 0
         self._stall_tick = 0
-        self._written: deque[tuple[int, Any, Callable[[Any, BaseException | None], object]]] | None = None
+        self._written: deque[Told] | None = None  # and of frames handed over, by where they end in the stream
         self._waiters: list[asyncio.Future[None]] | None = None
         self.active_tick = host.tick
         self.wheel_entry: WheelEntry | None = None
@@ -217,17 +224,14 @@ class WriteSide:
             return
         if self._corked and self._host.batch.length:
             self._spill()
-        if self._pending is None:
-            self._pending = []
-            if not self._corked and not self._busy:
-                self._host.mark_dirty(self)
-        self._pending.append(frame)
-        self._pending_bytes += len(frame)
+        if self._pending is None and not self._corked and not self._busy:
+            self._host.mark_dirty(self)
+        self._queue_frame(frame)
         self._host.stats.sent_messages += 1
         if on_written is not None:
-            if self._written is None:
-                self._written = deque()
-            self._written.append((self._handed + self._pending_bytes, data, on_written))
+            if self._unwritten is None:
+                self._unwritten = deque()
+            self._unwritten.append((self._numbered, data, on_written))
         if self._busy or self._pending_bytes > self._host.high_bytes:
             self._note_congestion()
 
@@ -265,38 +269,28 @@ class WriteSide:
             host.loop.call_soon(self._tell_written, on_written, data, full)
         return False
 
+    def _queue_frame(self, frame: bytes) -> None:
+        if self._pending is None:
+            self._pending = deque()
+        self._pending.append(frame)
+        self._pending_bytes += len(frame)
+        self._numbered += 1
+
     def _drop_oldest(self, full: WriteBufferFull) -> None:
-        pending = self._pending
-        if not pending:
+        if not self._pending:
             return
-        size = len(pending.pop(0))
-        self._pending_bytes -= size
+        number = self._numbered - len(self._pending) + 1
+        self._pending_bytes -= len(self._pending.popleft())
         self._host.stats.count_dropped(DropReason.DROP_OLDEST)
-        if self._written is None:
-            return
-        end = self._handed + size
-        behind: deque[tuple[int, Any, Callable[[Any, BaseException | None], object]]] = (
-            deque()
-        )  # what waits behind the gap moves up; what the transport has stays
-        for its_end, data, callback in self._written:
-            if its_end == end:
-                self._host.loop.call_soon(self._tell_written, callback, data, full)
-            else:
-                behind.append((its_end - size if its_end > end else its_end, data, callback))
-        self._written = behind
+        if self._unwritten and self._unwritten[0][0] == number:
+            _, data, callback = self._unwritten.popleft()
+            self._host.loop.call_soon(self._tell_written, callback, data, full)
 
     def _spill(self) -> None:
         """Move what was gathered to the queue, so that what comes next keeps its place behind it."""
-        batch = self._host.batch
-        size = batch.length
-        out = batch.take()
-        if self._pending is None:
-            self._pending = []
-        if isinstance(out, list):
-            self._pending.extend(out)
-        else:
-            self._pending.append(out)
-        self._pending_bytes += size
+        out = self._host.batch.take()
+        for piece in out if isinstance(out, list) else (out,):
+            self._queue_frame(piece)
 
     def _queued(self) -> int:
         queued = self._pending_bytes + self._foreign_bytes
@@ -338,19 +332,28 @@ class WriteSide:
     def _hand_over_pending(self) -> None:
         pending = self._pending
         while pending and not self._busy and not self._lost:
-            size = 0
-            count = 0
-            for frame in pending:
-                if count and size + len(frame) > JOIN_BYTES:
-                    break
-                size += len(frame)
-                count += 1
-            chunk = pending[0] if count == 1 else b"".join(pending[:count])
-            del pending[:count]
+            chunk = [pending.popleft()]
+            size = len(chunk[0])
+            while pending and size + len(pending[0]) <= JOIN_BYTES:
+                size += len(pending[0])
+                chunk.append(pending.popleft())
             self._pending_bytes -= size
-            self._write(chunk, size)
+            if self._unwritten is not None:
+                self._expect_written(self._numbered - len(pending), self._handed + size)
+            self._write(chunk[0] if len(chunk) == 1 else b"".join(chunk), size)
         if not pending:
             self._pending = None
+
+    def _expect_written(self, last: int, end: int) -> None:
+        """Have those told whose frames, up to number ``last``, are handed over, once all up to ``end`` has left."""
+        unwritten = self._unwritten
+        while unwritten and unwritten[0][0] <= last:
+            if self._written is None:
+                self._written = deque()
+            _, data, callback = unwritten.popleft()
+            self._written.append((end, data, callback))
+        if not unwritten:
+            self._unwritten = None
 
     def _write(self, out: bytes | list[bytes], size: int) -> None:
         """Give bytes to the transport: the only place that does."""
@@ -409,9 +412,9 @@ class WriteSide:
         self._pending_bytes = 0
         if self._corked:
             self._host.batch.clear()
-        written = self._written
-        self._written = None
-        for _, data, callback in written or ():
+        told = [*(self._written or ()), *(self._unwritten or ())]
+        self._written = self._unwritten = None
+        for _, data, callback in told:
             self._host.loop.call_soon(self._tell_written, callback, data, self._closed_error())
         waiters = self._waiters
         self._waiters = None

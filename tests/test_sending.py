@@ -644,3 +644,15 @@ async def test_on_writable_comes_when_what_was_gathered_passed_the_high_mark() -
         assert await client.read(size) == bytes(size)
         await soon(writable.wait())
         assert not conn.congested
+
+
+async def test_dropping_the_oldest_costs_the_same_however_much_waits() -> None:
+    """Thousands of small messages with on_written wait: each drop is told at once, and takes no walk through them."""
+    told: list[BaseException | None] = []
+    limits = Limits(max_write_buffer_bytes=200_000, slow_consumer="drop_oldest")
+    async with stalled(Recorder(), limits=limits) as (_, _, conn):
+        for _ in range(40_000):
+            conn.send(b"0123456789", on_written=lambda data, error: told.append(error))
+        await turns(2)
+        assert len(told) > 10_000
+        assert all(isinstance(error, gevpy.WriteBufferFull) for error in told)
