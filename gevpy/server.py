@@ -228,8 +228,11 @@ class Server:
             await self._stopped.wait()
 
     def _begin_stop(self, drain_timeout_s: float | None) -> None:
+        loop = asyncio.get_running_loop()
         if self._stopping is None:
-            self._stopping = asyncio.get_running_loop().create_task(self._stop(drain_timeout_s))
+            self._stopping = loop.create_task(self._stop(drain_timeout_s))
+        elif drain_timeout_s is not None and self._reactor is not None:
+            loop.call_later(drain_timeout_s, self._reactor.hurry)  # who asks later may ask for less patience
 
     async def _stop(self, drain_timeout_s: float | None) -> None:
         logger.info("stopping: %d connections to drain, within %s s", self.connections, drain_timeout_s)

@@ -732,3 +732,15 @@ async def test_a_deadline_longer_than_the_kernel_counts_is_taken() -> None:
     """TCP_USER_TIMEOUT holds 24 days; a longer write_stall_s is gevpy's own affair."""
     async with serving(Recorder(), timeouts=Timeouts(write_stall_s=10_000_000)) as server:
         assert server.addresses
+
+
+async def test_a_later_stop_may_ask_for_less_patience() -> None:
+    """stop(0) during a long drain ends it."""
+    handler = Recorder()
+    async with stalled(handler) as (server, _, conn):
+        conn.send(FILL)
+        patient = asyncio.create_task(server.stop(60))
+        await turns(2)
+        await soon(server.stop(0))
+        await soon(patient)
+        assert (await handler.reason()).kind is CloseKind.DRAINED
