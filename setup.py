@@ -38,6 +38,9 @@ DIRECTIVES = {
     "annotation_typing": False,
     # None where an object was expected is an error of the caller's, not a crash.
     "nonecheck": True,
+    # help() shows a constructor's arguments in the compiled build, too.
+    "embedsignature": True,
+    "embedsignature.format": "python",
 }
 
 

@@ -97,7 +97,7 @@ class Reactor(Host):
         self.next_id = itertools.count(1).__next__
         self.connections: dict[ConnectionCore, None] = {}  # in the order in which they came
         self.topics: Topics[ConnectionCore] = Topics()
-        self.timers = TimerGroup(loop)
+        self.timers = TimerGroup(loop, self._timer_failed)
         self.log = LimitedLog(logger)
         self._apply(options)
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -289,6 +289,11 @@ class Reactor(Host):
         self.stats.handler_errors += 1
         message = f"error in {where}, connection {conn.id} from {who}: {what}"
         self.log.log((where, type(error)), logging.ERROR, message, error)
+
+    def _timer_failed(self, name: str, error: BaseException) -> None:
+        self.stats.handler_errors += 1
+        message = printable(f"timer callback {name} failed: {type(error).__name__}: {error}")
+        self.log.log(("timer", type(error)), logging.ERROR, message, error)
 
     # -- other threads -----------------------------------------------------------------------------
 

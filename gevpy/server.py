@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Coroutine
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -181,6 +182,7 @@ class Server:
             except asyncio.CancelledError:
                 if self._start_called_off:
                     return
+                await self.stop()  # the start may have ended in the very turn of the cancellation
                 raise
             self.announce()
             await self._wait_stopped()
@@ -286,7 +288,7 @@ def _written(address: tuple[str, int] | str) -> str:
     return format_address(address)
 
 
-class Serving:
+class Serving(Coroutine[Any, Any, None]):
     """What `serve` returns: await it to serve until stopped, or enter it to get the running `Server`."""
 
     def __init__(self, handler: Handler, options: ServeOptions) -> None:
@@ -294,6 +296,7 @@ class Serving:
         self._handler = handler
         self._options = options
         self._server: Server | None = None
+        self._coroutine: Coroutine[Any, Any, None] | None = None
 
     def _make(self) -> Server:
         if self._server is not None:
@@ -305,6 +308,23 @@ class Serving:
     def __await__(self) -> Generator[Any, None, None]:
         """Serve until SIGINT, SIGTERM or cancellation, and return after the drain."""
         return self._serve().__await__()
+
+    def send(self, value: Any) -> Any:
+        """Go on, as a coroutine does: so that ``gevpy.run(serve(...))`` and ``create_task(serve(...))`` work."""
+        if self._coroutine is None:
+            self._coroutine = self._serve()
+        return self._coroutine.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        """Raise inside, as a coroutine does."""
+        if self._coroutine is None:
+            self._coroutine = self._serve()
+        return self._coroutine.throw(*error)
+
+    def close(self) -> None:
+        """End, as a coroutine does."""
+        if self._coroutine is not None:
+            self._coroutine.close()
 
     async def _serve(self) -> None:
         await self._make().run()

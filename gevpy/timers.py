@@ -141,8 +141,15 @@ class Timer:
             result = callback()
             if inspect.isawaitable(result):
                 self._start(result)
-        except (Exception, asyncio.CancelledError):  # noqa: BLE001  # the timer outlives its callback
-            _log.exception("timer callback %s failed", self._name)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # the timer outlives its callback
+            self._failed(error)
+
+    def _failed(self, error: BaseException) -> None:
+        """Tell the owner, or the log where there is none."""
+        if self._group is not None and self._group._on_error is not None:
+            self._group._on_error(self._name, error)
+        else:
+            _log.error("timer callback %s failed", self._name, exc_info=error)
 
     def _arm_next(self, interval: float) -> None:
         """Ask for the first beat that is still to come."""
@@ -177,7 +184,7 @@ class Timer:
             return
         error = task.exception()
         if isinstance(error, Exception):
-            _log.error("timer callback %s failed", self._name, exc_info=error)
+            self._failed(error)
 
 
 class TimerGroup:
@@ -196,11 +203,14 @@ class TimerGroup:
         ...     await timers.wait_closed()
     """
 
-    __slots__ = ("_loop", "_stopped", "_timers")
+    __slots__ = ("_loop", "_on_error", "_stopped", "_timers")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Start without timers."""
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, on_error: Callable[[str, BaseException], None] | None = None
+    ) -> None:
+        """Start without timers; ``on_error(name, error)`` is told of callbacks that raise, instead of the log."""
         self._loop = loop
+        self._on_error = on_error
         self._timers: set[Timer] = set()
         self._stopped = False
 

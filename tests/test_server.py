@@ -744,3 +744,16 @@ async def test_a_later_stop_may_ask_for_less_patience() -> None:
         await soon(server.stop(0))
         await soon(patient)
         assert (await handler.reason()).kind is CloseKind.DRAINED
+
+
+async def test_serve_can_be_a_task() -> None:
+    """What serve() returned is a coroutine as well: two servers in one TaskGroup need no wrapper."""
+    started = asyncio.Queue[None]()
+    handlers = [recording(on_start=lambda worker: started.put_nowait(None)) for _ in range(2)]
+    tasks = [asyncio.create_task(gevpy.serve(handler, port=0)) for handler in handlers]
+    for _ in tasks:
+        await soon(started.get())
+    for task in tasks:
+        task.cancel()
+        await soon(asyncio.wait((task,)))
+        assert task.cancelled()
