@@ -3,7 +3,7 @@
 A `Case` is one operation, repeated by a function of its own. Time is the best of several repetitions: other
 programs can only add to it. Instructions are counted by `valgrind --tool=callgrind` between two marks
 (`mark.c`), so neither start-up nor setup is in them; they hardly move on a busy machine, which makes them the
-thing to guard (`--check`). They are comparable for one Python build and one C library only.
+thing to guard (`bench/micro/guard.py`). They are comparable for one Python build and one C library only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench.client import BUILD, HERE, compile_c
 
@@ -33,7 +33,6 @@ __all__ = ["Case", "main"]
 REPETITIONS = 7
 SHORTEST_S = 0.02
 COUNTED_OPERATIONS = 200
-TOLERANCE = 0.05
 UNDER_CALLGRIND = "BENCH_UNDER_CALLGRIND"
 _BUILDS = {"compiled": {}, "pure": {"GEVPY_PURE_PYTHON": "1"}}
 
@@ -140,42 +139,6 @@ def _dumped(path: Path) -> tuple[str, int]:
 # -- the command line ------------------------------------------------------------------------------
 
 
-def record_key() -> str:
-    """Name what instruction counts depend on besides our own code."""
-    version = sys.version.split()[0]
-    return f"{sys.implementation.name} {version}, {os.uname().machine}, {_compiler()}"
-
-
-def _compiler() -> str:
-    return re.sub(r"[\[\]]", "", sys.version.rpartition("\n")[2]).strip()
-
-
-def check(counted: dict[str, float], record: Path) -> int:
-    """Compare with what is recorded; return how many cases are off by more than 5 %."""
-    records: dict[str, dict[str, float]] = json.loads(record.read_text()) if record.exists() else {}
-    known = records.get(record_key())
-    if known is None:
-        print(f"no record for {record_key()}: nothing to compare with")
-        return 0
-    off = 0
-    for name, now in counted.items():
-        before = known.get(name)
-        if before is None:
-            print(f"new     {name}: {now:,.0f}")
-        elif abs(now / before - 1) > TOLERANCE:
-            off += 1
-            print(f"CHANGED {name}: {before:,.0f} -> {now:,.0f} ({now / before - 1:+.1%})")
-    print(f"{len(counted)} instruction counts, {off} off by more than {TOLERANCE:.0%}")
-    return off
-
-
-def save_record(counted: dict[str, float], record: Path) -> None:
-    """Record the counts as the ones to hold."""
-    records: dict[str, Any] = json.loads(record.read_text()) if record.exists() else {}
-    records[record_key()] = {name: round(value, 1) for name, value in counted.items()}
-    record.write_text(json.dumps(records, indent=1) + "\n")
-
-
 def _time_build(module: str, build: str) -> dict[str, float]:
     """Time all cases in a process of their own: a build is chosen when gevpy is imported."""
     environment = {**os.environ, **_BUILDS[build]}
@@ -192,31 +155,23 @@ def _print_table(cases: Sequence[Case], columns: dict[str, dict[str, float]]) ->
         print(f"{case.name:<52}{values}")
 
 
-def main(module: str, cases: Sequence[Case], record: Path) -> None:
+def main(module: str, cases: Sequence[Case]) -> None:
     """Be the command line of `python -m MODULE`."""
     if os.environ.get(UNDER_CALLGRIND):
         run_marked(cases)
         return
     parser = argparse.ArgumentParser(prog=f"python -m {module}")
     parser.add_argument("--instructions", action="store_true", help="count by callgrind instead")
-    parser.add_argument("--check", action="store_true", help="compare counts with the recorded")
-    parser.add_argument("--record", action="store_true", help="record the counts")
+    parser.add_argument("--check", action="store_true", help="compare with what is recorded: bench/micro/guard.py")
+    parser.add_argument("--record", action="store_true", help="record: the same")
     parser.add_argument("--raw", action="store_true", help="this process's build alone, as JSON")
     options = parser.parse_args()
     if options.raw:
         print(json.dumps({case.name: nanoseconds(case) for case in cases}))
         return
-    if not (options.instructions or options.check or options.record):
+    if not options.instructions:
         _print_table(cases, {f"{b}, ns": _time_build(module, b) for b in _BUILDS})
         return
     if shutil.which("valgrind") is None:
         raise SystemExit("instructions are counted by valgrind, which is not here")
-    if options.instructions:
-        builds = {f"{b}, instr.": count_instructions(module, cases, b) for b in _BUILDS}
-        _print_table(cases, builds)
-        return
-    counted = count_instructions(module, cases, "compiled")
-    if options.record:
-        save_record(counted, record)
-    elif check(counted, record):
-        raise SystemExit(1)
+    _print_table(cases, {f"{b}, instr.": count_instructions(module, cases, b) for b in _BUILDS})

@@ -421,6 +421,10 @@ class ConnectionCore(ReadSide):
             self.flush()
         self._settle_gone()
 
+    def _tell_writable(self) -> None:
+        if "on_writable" in self._reactor.hooks and self._connected:
+            self._reactor.loop.call_soon(self.call_hook, "on_writable")
+
     def _resume_after_output(self) -> None:
         super()._resume_after_output()
         if self._connected:

@@ -30,7 +30,7 @@ cdef class ReadSide(WriteSide):
     cdef public bint _heard
     cdef int _step
 
-    @cython.locals(before=Py_ssize_t)
+    @cython.locals(before=Py_ssize_t, passed_high=bint)
     cdef _handle_input(self, RingBuffer ring)
     @cython.locals(turn_ends=cython.longlong, protocol=Protocol, message=tuple, stats=Stats, batch=WriteBatch)
     cdef _handle_frames(self, RingBuffer ring)

@@ -102,8 +102,7 @@ class ReadSide(WriteSide):
             self._corked = False
             host.batch.clear()
             raise
-        if host.batch.length > host.high_bytes:
-            self._note_congestion()  # told again by on_writable, be it that everything leaves at once
+        passed_high = host.batch.length > host.high_bytes
         if host.batch.length or self._pending is not None:
             self._hand_over()
         self._corked = False
@@ -112,6 +111,8 @@ class ReadSide(WriteSide):
         self._keep_rest(ring, before)
         if self._busy or self._written is not None or self._closing or self._congested or self._write_shut:
             self.flush()
+        if passed_high and not self._congested:
+            self._tell_writable()  # everything left at once; who waits for the low mark must know
 
     def _handle_frames(self, ring: RingBuffer) -> None:
         host = self._host
@@ -313,6 +314,9 @@ class ReadSide(WriteSide):
     # -- what the connection adds ------------------------------------------------------------------
 
     def _finish_input(self) -> None:
+        raise NotImplementedError
+
+    def _tell_writable(self) -> None:
         raise NotImplementedError
 
     def start_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

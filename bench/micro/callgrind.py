@@ -37,7 +37,7 @@ Counts = dict[str, float]
 OURS = "/gevpy/"
 C_LIBRARY = ("libc.", "libc-", "ld-", "ld.")
 TITLE = "desc: Trigger: Client Request: "
-KEPT = ("HOME", "LD_LIBRARY_PATH", "PATH", "PYTHONPATH", "TMPDIR", "VIRTUAL_ENV")
+KEPT = ("HOME", "LD_LIBRARY_PATH", "PATH", "PYTHONPATH")
 STEADY = {
     "PYTHONHASHSEED": "0",
     # callgrind takes "rep movsb" byte by byte; without, it ends in half of the time.
@@ -50,14 +50,23 @@ def count(module: str, cases: Sequence[harness.Case]) -> dict[str, Counts]:
     harness._mark_library()
     kept = {name: os.environ[name] for name in KEPT if name in os.environ}
     with tempfile.TemporaryDirectory() as folder:
-        command = ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={folder}/out"]
-        subprocess.run(
+        command = [
+            "valgrind",
+            "--quiet",
+            "--tool=callgrind",
+            "--instr-atstart=no",
+            f"--callgrind-out-file={folder}/out",
+        ]
+        done = subprocess.run(
             [*command, sys.executable, "-m", module],
             env=kept | STEADY | {harness.UNDER_CALLGRIND: "1"},
-            check=True,
+            check=False,
             capture_output=True,
+            text=True,
             cwd=HERE.parent,
         )
+        if done.returncode:
+            raise SystemExit(f"{module} failed under callgrind:\n{done.stderr}")
         dumps = dict(_read(path) for path in Path(folder).iterdir() if path.name != "out")
     return {case.name: _per_thing(dumps[f"{case.name} x1"], dumps[f"{case.name} x2"], case.scale) for case in cases}
 

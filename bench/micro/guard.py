@@ -101,7 +101,7 @@ def check(module: str, counted: dict[str, Counts], records: dict[str, Recorded])
     for tool, was in others.items():
         print(f"  so only calls are compared: {tool} was {was}, is {here[tool]}")
     if off:
-        print(*off, "Meant, or for the better? Then: make guard-record", sep="\n  ")
+        print(*(f"  {line}" for line in (*off, "Meant, or for the better? Then: make guard-record")), sep="\n")
         raise SystemExit(1)
 
 
@@ -129,7 +129,7 @@ def main(module: str, cases: Sequence[harness.Case]) -> None:
     parser.add_argument("--must", action="store_true")
     options, _ = parser.parse_known_args()
     if not (options.check or options.record):
-        harness.main(module, cases, RECORD)
+        harness.main(module, cases)
         return
     if shutil.which("valgrind") is None:
         _give_up(module, "valgrind is not installed", failed=options.record)

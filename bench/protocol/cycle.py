@@ -52,6 +52,12 @@ class MockTransport(asyncio.Transport):
         for data in list_of_data:
             self.written += len(data)
 
+    def pause_reading(self) -> None:
+        """Ignore: what is read is `cycle`'s business, and it waits for nothing."""
+
+    def resume_reading(self) -> None:
+        """Ignore."""
+
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """Ignore: nothing ever waits."""
 
