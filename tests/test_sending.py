@@ -655,3 +655,14 @@ async def test_dropping_the_oldest_costs_the_same_however_much_waits() -> None:
             conn.send(b"0123456789", on_written=lambda data, error: told.append(error))
         await turns(2)
         assert sum(isinstance(error, gevpy.WriteBufferFull) for error in told) > 10_000
+
+
+async def test_on_writable_comes_after_a_big_reply_that_left_at_once() -> None:
+    """What one read produced passed the high mark, and all left at once: reading never stopped, but we are told."""
+    writable = asyncio.Event()
+    size = 100_000
+    handler = recording(on_message=lambda conn, ctx, data: bytes(size), on_writable=lambda conn: writable.set())
+    async with connected(handler) as (_, client):
+        await client.send(b"x")
+        assert await client.read(size) == bytes(size)
+        await soon(writable.wait())
