@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +19,7 @@ from tests.integration.harness import (
     resident_bytes,
     wait_until,
 )
+from tests.protocol.splitting import check_linear, drip, flood
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,9 +29,7 @@ LIMIT = 65536
 COMPILED = gevpy.build_info().compiled
 TINY = 1_000_000 if COMPILED else 200_000
 # The gate is 2 s for 10^6 frames. The pure build may take 6 times the compiled one's time (design, section 5).
-MAX_TINY_S = 2.0 if COMPILED else 6 * 2.0 / 5
-MAX_RATIO = 2.3
-ROUNDS = 16
+MAX_TINY_US = 2.0 if COMPILED else 6 * 2.0
 
 LIARS = 20
 LYING = {  # size of the prefix, and what it says
@@ -121,28 +118,6 @@ def test_a_thousand_frames_in_one_read(fault_server: Callable[..., FaultServer])
             assert echo(crowd.join(), stream) == stream
 
 
-class Batch:
-    """A whole buffer of tiny frames, decoded without a socket."""
-
-    def __init__(self, protocol: gevpy.Protocol, one: bytes) -> None:
-        """Decode frames that look like ``one``."""
-        self.protocol = protocol
-        self.one = one
-
-    def seconds(self, count: int) -> float:
-        """Give the CPU seconds that ``count`` of them take."""
-        buffer = gevpy.RingBuffer(4096, None)
-        buffer.write(self.one * count)
-        decode = self.protocol.decode
-        started = time.thread_time()
-        while buffer:
-            if decode(None, buffer) is None:
-                break
-        took = time.thread_time() - started
-        assert buffer.is_empty
-        return took
-
-
 @pytest.mark.parametrize(
     ("protocol", "one"),
     [
@@ -154,38 +129,13 @@ class Batch:
     ids=["length", "line", "delimiter", "fixed"],
 )
 def test_a_million_tiny_frames_take_linear_time(protocol: gevpy.Protocol, one: bytes) -> None:
-    """D: 10^6 tiny frames in one buffer take under 2 s of CPU (pure: 12 s), half as many no less than 1/2.3 of it."""
-    batch = Batch(protocol, one)
-    half = whole = math.inf
-    for _ in range(ROUNDS):
-        half = min(half, batch.seconds(TINY // 2))
-        whole = min(whole, batch.seconds(TINY))
-        if whole <= min(MAX_TINY_S, MAX_RATIO * half):
-            break
-    assert whole <= MAX_TINY_S
-    assert whole <= MAX_RATIO * half
-
-
-def seconds_byte_by_byte(size: int) -> float:
-    """Give the CPU seconds that a frame of ``size`` bytes takes, whose bytes come one by one."""
-    protocol = gevpy.DelimiterProtocol(b"\r\n")
-    buffer = gevpy.RingBuffer(LIMIT, None)
-    started = time.thread_time()
-    for _ in range(size):
-        buffer.write(b"y")
-        assert protocol.decode(None, buffer) is None
-    return time.thread_time() - started
+    """D: 10^6 tiny frames in one buffer take under 2 s of CPU (pure: 12 s), and time grows as their number does."""
+    check_linear(flood(protocol, one), TINY, most_us=MAX_TINY_US)
 
 
 def test_a_delimiter_is_not_searched_twice() -> None:
     """D: a long frame that comes byte by byte is scanned once, not again from its start with every byte."""
-    half = whole = math.inf
-    for _ in range(ROUNDS):
-        half = min(half, seconds_byte_by_byte(LIMIT // 2))
-        whole = min(whole, seconds_byte_by_byte(LIMIT))
-        if whole <= MAX_RATIO * half:
-            break
-    assert whole <= MAX_RATIO * half
+    check_linear(drip(gevpy.DelimiterProtocol(b"\r\n"), b"y"), LIMIT)
 
 
 def test_a_limit_names_the_byte() -> None:

@@ -295,7 +295,7 @@ def test_what_was_searched_is_remembered(protocol: Protocol, kept: int) -> None:
 def test_a_frame_that_comes_byte_by_byte_is_searched_once() -> None:
     """Not once more for every byte; its bytes are such as make a search slow."""
     protocol = DelimiterProtocol([b"\r\n", b"\0\n\n"], max_frame_bytes=1 << 20)
-    check_linear(drip(protocol, b"\n"), 10_000)
+    check_linear(drip(protocol, b"\n"), 20_000)
 
 
 @pytest.mark.parametrize(
@@ -304,5 +304,5 @@ def test_a_frame_that_comes_byte_by_byte_is_searched_once() -> None:
     ids=["line", "delimiter", "absent delimiters"],
 )
 def test_a_flood_of_tiny_frames_takes_linear_time(protocol: Protocol, compiled: bool) -> None:
-    """10^6 empty frames in one buffer take under 2 s compiled; the double takes little more than twice as long."""
-    check_linear(flood(protocol, b"\n"), 200_000 if compiled else 20_000, most_us=2 if compiled else None)
+    """10^6 empty frames in one buffer take under 2 s compiled; time grows as their number does."""
+    check_linear(flood(protocol, b"\n"), 400_000 if compiled else 40_000, most_us=2 if compiled else None)

@@ -397,9 +397,9 @@ def test_a_subclass_may_decode_further() -> None:
 
 
 def test_a_flood_of_tiny_frames_takes_linear_time(compiled: bool) -> None:
-    """10^6 empty frames in one buffer take under 2 s compiled; twice as many take about twice as long."""
+    """10^6 empty frames in one buffer take under 2 s compiled; time grows as their number does."""
     protocol = LengthPrefixedProtocol()
-    check_linear(flood(protocol, bytes(4)), 500_000 if compiled else 30_000, most_us=2 if compiled else None)
+    check_linear(flood(protocol, bytes(4)), 1_000_000 if compiled else 60_000, most_us=2 if compiled else None)
 
 
 def test_a_frame_that_comes_byte_by_byte_moves_little() -> None:
