@@ -38,6 +38,7 @@ SLOWLORIS = 500
 FRAME_S = 0.8
 STALL_S = 1.2
 BIG = 16 * 1024 * KIB
+FLAT_S = 0.005  # a p99 below this is flat, whatever it was before: on a shared machine the scheduler alone makes it
 LONG_FRAME = (60_000).to_bytes(4, "big")[:3]  # a part of a prefix; zeros that trickle in make it 59,904 and go on
 
 
@@ -81,14 +82,12 @@ def test_slow_readers_are_bounded(fault_server: Callable[..., FaultServer], poli
         server.ask("push", each=STUCK)
         wait_until(lambda: is_acting(server, policy), f"{policy} acts on all of them")
         server.ask("push", each=1)
-        busy = best_of(ROUNDS, lambda: p99_s(good), 2 * quiet)
+        busy = best_of(ROUNDS, lambda: p99_s(good), max(2 * quiet, FLAT_S))
         assert max(server.ask("waiting")) <= HARD_LIMIT + FRAME + 4
         result = server.ask("end_push")
         grown = resident_bytes(server.pid) - before
         assert grown <= STUCK * (HARD_LIMIT + 64 * KIB), f"{grown / STUCK / KIB:.0f} KiB each"
-        if busy > 2 * quiet:  # the machine may have become busier meanwhile: take the baseline again
-            quiet = max(quiet, best_of(ROUNDS // 4, lambda: p99_s(good), 0.0))
-        assert busy <= 2 * quiet, f"p99 {busy * 1e6:.0f} µs, was {quiet * 1e6:.0f} µs"
+        assert busy <= max(2 * quiet, FLAT_S), f"p99 {busy * 1e6:.0f} µs, was {quiet * 1e6:.0f} µs"
         check_policy(server, policy, stuck, result)
 
 
@@ -223,4 +222,4 @@ def test_slowloris_frames_are_cut_off(fault_server: Callable[..., FaultServer]) 
         assert max(took) <= FRAME_S + 2 * TICK_S + slack  # with a byte to be taken off the wire first
         assert server.report()["closed"]["frame_timeout"] == SLOWLORIS
         assert len(server.complaints()) <= 2, server.log()
-        assert min(busy) <= 2 * quiet, f"p99 {min(busy) * 1e6:.0f} µs, was {quiet * 1e6:.0f} µs"
+        assert min(busy) <= max(2 * quiet, FLAT_S), f"p99 {min(busy) * 1e6:.0f} µs, was {quiet * 1e6:.0f} µs"
