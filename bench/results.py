@@ -93,7 +93,7 @@ def sample_of(server: str, number: int, load: Load, raw: dict[str, Any], others_
         p99_us=raw["p99_us"],
         p999_us=raw["p999_us"],
         server_busy=raw["server_cpu_ns"] / 1e9 / seconds,
-        client_busy=raw["client_cpu_ns"] / 1e9 / seconds,
+        client_busy=(raw["client_cpu_ns"] - raw["client_idle_ns"]) / 1e9 / seconds,
         others_busy=others_busy,
     )
 

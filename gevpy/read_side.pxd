@@ -18,7 +18,6 @@ cdef int UNPACKET
 cdef int ON_MESSAGE
 cdef int PACKET
 cdef tuple STEPS
-cdef object perf_counter  # found without a look-up
 
 cdef class ReadSide(WriteSide):
     cdef public object protocol_state
@@ -30,9 +29,9 @@ cdef class ReadSide(WriteSide):
     cdef public bint _heard
     cdef int _step
 
-    @cython.locals(before=Py_ssize_t, passed_high=bint)
+    @cython.locals(before=Py_ssize_t, passed_high=bint, started=double)
     cdef _handle_input(self, RingBuffer ring)
-    @cython.locals(turn_ends=cython.longlong, protocol=Protocol, message=tuple, stats=Stats, batch=WriteBatch)
+    @cython.locals(turn_ends=cython.longlong, protocol=Protocol, stats=Stats, batch=WriteBatch)
     cdef _handle_frames(self, RingBuffer ring)
     cdef _take_reply(self, object reply)
     cdef _keep_rest(self, RingBuffer ring, Py_ssize_t before)

@@ -14,12 +14,21 @@ paused while any of them holds; never inside ``get_buffer``, where uvloop 0.23 w
 
 from __future__ import annotations
 
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
+
+try:
+    import cython
+except ImportError:
+    from gevpy import _cython_shim as cython
 
 from gevpy.host import FAILURES
 from gevpy.inbox import Inbox
 from gevpy.write_side import WriteSide
+
+if cython.compiled:
+    from cython.cimports.cpython.time import perf_counter
+else:
+    from time import perf_counter
 
 if TYPE_CHECKING:
     import asyncio
@@ -122,7 +131,7 @@ class ReadSide(WriteSide):
         turn_ends = stats.received_messages + MESSAGES_PER_TURN
         while ring._length and not self._paused and not self._lost:
             self._step = UNPACKET
-            message = protocol.decode(self, ring)
+            message = protocol.next_message(self, ring)
             if message is None:
                 if protocol is self._protocol:
                     break
@@ -130,10 +139,13 @@ class ReadSide(WriteSide):
                 continue
             stats.received_messages += 1
             self._step = ON_MESSAGE
-            if self._inbox is not None or host.is_async:
-                self._queue_message(message)
+            if type(message) is bytes:
+                ctx, data = None, message
             else:
                 ctx, data = message
+            if self._inbox is not None or host.is_async:
+                self._queue_message((ctx, data))
+            else:
                 reply = host.on_message(self, ctx, data)
                 if (
                     type(reply) is bytes

@@ -49,6 +49,8 @@ cdef class RingBuffer:
     cdef int _byte(self, Py_ssize_t offset) noexcept
     @cython.locals(value=cython.ulonglong, position=Py_ssize_t, at=Py_ssize_t, index=Py_ssize_t)
     cdef unsigned long long _uint(self, Py_ssize_t offset, Py_ssize_t size, bint little_endian) noexcept
+    @cython.locals(hit=cython.p_uchar)
+    cdef Py_ssize_t _search(self, bytes needle, Py_ssize_t begin, Py_ssize_t end) except -2
     cdef int _consume(self, Py_ssize_t size) except -1
     cdef Py_ssize_t _bounded(self, Py_ssize_t capacity) noexcept
     @cython.locals(capacity=Py_ssize_t)

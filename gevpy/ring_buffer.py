@@ -30,7 +30,7 @@ from gevpy.errors import BufferOverflow, BufferUnderflow
 if cython.compiled:
     from cython.cimports.cpython.bytearray import PyByteArray_AS_STRING
     from cython.cimports.cpython.bytes import PyBytes_AS_STRING, PyBytes_FromStringAndSize
-    from cython.cimports.libc.string import memcpy, memmove
+    from cython.cimports.libc.string import memchr, memcpy, memmove
 
 if TYPE_CHECKING:
     from gevpy.buffers import BytesLike
@@ -314,7 +314,7 @@ class RingBuffer:
             return -1
         first = min(length, self._capacity - self._head)  # bytes before the storage's end
         if start < first:
-            found = self._storage.find(needle, self._head + start, self._head + first)
+            found = self._search(needle, self._head + start, self._head + first)
             if found >= 0:
                 return found - self._head
         if first == length:
@@ -325,7 +325,7 @@ class RingBuffer:
             found = joint.find(needle)
             if found >= 0:
                 return seam + found
-        found = self._storage.find(needle, max(start - first, 0), length - first)
+        found = self._search(needle, max(start - first, 0), length - first)
         return found + first if found >= 0 else -1
 
     def peek_uint8(self, offset: int = 0) -> int:
@@ -461,6 +461,15 @@ class RingBuffer:
         if begin + size <= self._capacity:
             return int.from_bytes(self._storage[begin : begin + size], "little" if little_endian else "big")
         return int.from_bytes(self._copy(offset, size), "little" if little_endian else "big")
+
+    def _search(self, needle: bytes, begin: int, end: int) -> int:
+        """Give the place of ``needle`` in a part of the storage, or -1."""
+        if cython.compiled and len(needle) == 1:  # a line's end: not by way of Python's argument parsing
+            if begin >= end:
+                return -1
+            hit = cython.cast(cython.p_uchar, memchr(self._data + begin, needle[0], end - begin))
+            return hit - self._data if hit else -1
+        return self._storage.find(needle, begin, end)
 
     def _consume(self, size: int) -> None:
         self._ahead = 0

@@ -90,9 +90,14 @@ class WriteBatch:
             if width > self._capacity - self._used:
                 self._make_room(width)
             room = self._block + self._used
-            for index in range(width):
-                room[index if little_endian else width - 1 - index] = value & 0xFF
-                value >>= 8
+            if little_endian:
+                for index in range(width):
+                    room[index] = value & 0xFF
+                    value >>= 8
+            else:
+                for index in range(width - 1, -1, -1):
+                    room[index] = value & 0xFF
+                    value >>= 8
         else:
             self._small += value.to_bytes(width, "little" if little_endian else "big")
         self._used += width

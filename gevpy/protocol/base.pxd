@@ -8,6 +8,7 @@ cdef class Protocol:
     cpdef object packet(self, object conn, object data)
     cpdef packet_into(self, object conn, object data, WriteBatch batch)
     cpdef Py_ssize_t max_buffered_bytes(self) except -1
+    cpdef object next_message(self, object conn, RingBuffer buffer)
     @cython.locals(before=Py_ssize_t, limit=Py_ssize_t)
     cpdef tuple decode(self, object conn, RingBuffer buffer)
 

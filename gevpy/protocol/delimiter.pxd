@@ -2,6 +2,7 @@ cimport cython
 
 from gevpy.protocol.base cimport Protocol, require_bytes
 from gevpy.ring_buffer cimport RingBuffer
+from gevpy.write_batch cimport WriteBatch
 
 cdef int CARRIAGE_RETURN
 cdef Py_ssize_t FIRST_WINDOW
@@ -24,4 +25,5 @@ cdef class LineProtocol(Protocol):
     @cython.locals(position=Py_ssize_t, ending=Py_ssize_t)
     cpdef object unpacket(self, object conn, RingBuffer buffer)
     cpdef object packet(self, object conn, object data)
+    cpdef packet_into(self, object conn, object data, WriteBatch batch)
     cpdef Py_ssize_t max_buffered_bytes(self) except -1

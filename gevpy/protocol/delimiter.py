@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gevpy.ring_buffer import RingBuffer
+    from gevpy.write_batch import WriteBatch
 
 __all__ = ["DelimiterProtocol", "LineProtocol"]
 
@@ -144,6 +145,14 @@ class LineProtocol(Protocol):
     def packet(self, conn: Any, data: Any) -> bytes:  # noqa: ARG002 - the contract
         """Append the line's end. Raises TypeError for what is not bytes-like."""
         return require_bytes(data) + b"\n"
+
+    def packet_into(self, conn: Any, data: Any, batch: WriteBatch) -> None:
+        """Add text and line end as they are, without joining them first."""
+        if type(self) is not LineProtocol:
+            batch.append(self.packet(conn, data))
+            return
+        batch.append(require_bytes(data))
+        batch.append(b"\n")
 
     def max_buffered_bytes(self) -> int:
         r"""Give the line's bound and room for a ``\r`` that may belong to its end."""

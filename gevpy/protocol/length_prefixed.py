@@ -114,6 +114,14 @@ class LengthPrefixedProtocol(Protocol):
 
     def unpacket(self, conn: Any, buffer: RingBuffer) -> tuple[Any, Any] | None:  # noqa: ARG002 - the contract
         """Take one frame, if it is all there."""
+        data = self._frame(buffer)
+        return None if data is None else (None, data)
+
+    def next_message(self, conn: Any, buffer: RingBuffer) -> Any:
+        """Take one frame, without a pair around it."""
+        return self._frame(buffer) if type(self) is LengthPrefixedProtocol else self.decode(conn, buffer)
+
+    def _frame(self, buffer: RingBuffer) -> bytes | None:
         have = buffer._length
         if have < self._header:
             return None
@@ -129,7 +137,7 @@ class LengthPrefixedProtocol(Protocol):
         if have < total:
             buffer.reserve(total)
             return None
-        return None, buffer.take(self.strip, total - self.strip)
+        return buffer.take(self.strip, total - self.strip)
 
     def packet(self, conn: Any, data: Any) -> bytes:  # noqa: ARG002 - the contract
         """Put the length field in.

@@ -18,6 +18,7 @@ RAW = {
     "server_user_ticks": 1,
     "server_system_ticks": 1,
     "client_cpu_ns": 1,
+    "client_idle_ns": 0,
     "p50_us": 1.0,
     "p99_us": 1.0,
     "p999_us": 1.0,

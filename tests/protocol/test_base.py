@@ -40,6 +40,40 @@ def test_a_pair_that_consumed_is_a_message() -> None:
         assert Scripted(1, answer).decode(None, ring_of(b"xy")) == answer
 
 
+@pytest.mark.parametrize(
+    ("protocol", "wire", "data"),
+    [
+        (gevpy.RawProtocol(), b"hello", b"hello"),
+        (gevpy.LengthPrefixedProtocol(), b"\0\0\0\5hello", b"hello"),
+        (gevpy.LengthPrefixedProtocol(), b"\0\0\0\0", b""),
+        (gevpy.LineProtocol(), b"hello\n", b"hello"),
+        (gevpy.FixedLengthProtocol(5), b"hello", b"hello"),
+        (gevpy.DelimiterProtocol(b"||"), b"hello||", b"hello"),
+    ],
+)
+def test_the_next_message_is_what_decode_gives(protocol: Protocol, wire: bytes, data: bytes) -> None:
+    """With or without the pair around it; None for none."""
+    assert protocol.decode(None, ring_of(wire)) == (None, data)
+    message = protocol.next_message(None, ring_of(wire))
+    assert message in (data, (None, data))
+    if wire != data:
+        assert protocol.next_message(None, ring_of(wire[:-1])) is None
+
+
+@pytest.mark.parametrize("base", [gevpy.RawProtocol, gevpy.LengthPrefixedProtocol])
+def test_the_next_message_of_a_subclass_is_its_own(base: type[Protocol]) -> None:
+    """A subclass's unpacket is called, and held to the contract."""
+
+    class Own(base):  # type: ignore[misc, valid-type]
+        def unpacket(self, conn: Any, buffer: RingBuffer) -> Any:
+            return ("own", buffer.read(1)) if len(buffer) > 1 else ("own", b"taken without being taken")
+
+    ring = ring_of(b"xy")
+    assert Own().next_message(None, ring) == ("own", b"x")
+    with pytest.raises(gevpy.errors.CodecError):
+        Own().next_message(None, ring)
+
+
 def test_none_leaves_what_is_there() -> None:
     """None waits for more, and all stays."""
     ring = ring_of(b"part")

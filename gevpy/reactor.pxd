@@ -1,0 +1,30 @@
+from gevpy.admission cimport Admission
+from gevpy.connection cimport ConnectionCore
+from gevpy.host cimport Host
+
+cdef class Reactor(Host):
+    cdef public object worker
+    cdef public dict hooks
+    cdef public object options
+    cdef public Admission admission
+    cdef public object next_id
+    cdef public dict connections
+    cdef public object topics
+    cdef public object timers
+    cdef public object log
+    cdef public bint draining
+    cdef public object hurried
+    cdef set _tasks
+    cdef Py_ssize_t _unfinished
+    cdef object _all_gone
+    cdef object _tick_handle
+    cdef double _next_turn
+    cdef bint _was_late
+    cdef object _foreign
+    cdef object _foreign_lock
+
+    cpdef expect(self)
+    cpdef opened(self, ConnectionCore conn)
+    cpdef lost(self, ConnectionCore conn)
+    cpdef finish(self, ConnectionCore conn)
+    cdef _finished(self)
