@@ -14,8 +14,8 @@ cdef class Reactor(Host):
     cdef public object log
     cdef public bint draining
     cdef public object hurried
-    cdef set _tasks
-    cdef Py_ssize_t _unfinished
+    cdef readonly set _tasks
+    cdef readonly Py_ssize_t _unfinished
     cdef object _all_gone
     cdef object _tick_handle
     cdef double _next_turn

@@ -191,24 +191,19 @@ async def test_a_full_socket_is_no_error() -> None:
         await writer.wait_closed()
 
 
-class FailingListener:
-    """A listening socket whose ``accept`` fails in every way it can, and then works."""
+class FailingListener(socket.socket):
+    """A listening socket on which accepting fails so many times before it works."""
 
-    def __init__(self, sock: socket.socket, failures: list[int]) -> None:
-        """Fail with each of ``failures`` first."""
-        self._sock = sock
-        self.failures = failures
+    failures: tuple[int, ...] = ()
 
-    def fileno(self) -> int:
-        """Give the descriptor."""
-        return self._sock.fileno()
-
-    def accept(self) -> tuple[socket.socket, Any]:
+    def _accept(self) -> tuple[int, Any]:
         """Fail, or accept."""
         if self.failures:
-            number = self.failures.pop(0)
+            number, *rest = self.failures
+            self.failures = tuple(rest)
             raise OSError(number, os.strerror(number))
-        return self._sock.accept()
+        accepted: tuple[int, Any] = super()._accept()  # type: ignore[misc]
+        return accepted
 
 
 @pytest.mark.parametrize("number", [errno.ECONNABORTED, errno.EPROTO, errno.EINTR, errno.ENETDOWN, errno.EPERM])
@@ -216,15 +211,17 @@ async def test_accept_survives_a_peers_failure(number: int) -> None:
     """A failure of one pending connection doesn't end accepting (gnet #453)."""
     handler = Recording()
     async with asyncio.timeout(DEADLINE_S), gevpy.serve(handler, port=0) as server:
-        with socket.create_server(("127.0.0.1", 0)) as extra:
-            extra.setblocking(False)
-            failing = FailingListener(extra, [number] * 3)
-            listener = Listener(reactor_of(server), failing)  # type: ignore[arg-type]
+        with FailingListener() as failing:
+            failing.bind(("127.0.0.1", 0))
+            failing.listen()
+            failing.setblocking(False)
+            failing.failures = (number,) * 3
+            listener = Listener(reactor_of(server), failing)
             listener.start()
-            with socket.create_connection(extra.getsockname(), timeout=DEADLINE_S):
+            with socket.create_connection(failing.getsockname(), timeout=DEADLINE_S):
                 conn = await handler.opened.get()
                 assert conn.connected
-                assert failing.failures == []
+                assert failing.failures == ()
             await handler.closed.get()
             listener.stop()
 
