@@ -894,7 +894,7 @@ static void check_options(void)
     if (options.work == WORK_CONNECT && options.mode == MODE_WEBSOCKET)
         fail("--work connect goes without a handshake");
     if (options.sources == 0) /* about 28,000 ports per address and minute */
-        options.sources = options.work == WORK_ACCEPT || options.work == WORK_CONNECT ? 128 : 1;
+        options.sources = options.work == WORK_ECHO ? 1 : 128;
 }
 
 static void raise_file_limit(void)

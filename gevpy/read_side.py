@@ -117,7 +117,10 @@ class ReadSide(WriteSide):
         self._corked = False
         host.stats.handler_calls += 1
         host.stats.handler_seconds += perf_counter() - started
-        self._keep_rest(ring, before)
+        if ring._length or ring is not host.read_ring:
+            self._keep_rest(ring, before)
+        else:
+            self._frame_tick = -1
         if self._busy or self._written is not None or self._closing or self._congested or self._write_shut:
             self.flush()
         if passed_high and not self._congested:
@@ -177,7 +180,7 @@ class ReadSide(WriteSide):
             if ring is not host.read_ring:
                 self._ring = None
                 host.give_ring(ring)
-            elif ring._length:
+            else:
                 ring.clear()
             self._frame_tick = -1
             return

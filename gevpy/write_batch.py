@@ -81,7 +81,15 @@ class WriteBatch:
         """Add an unsigned integer of ``width`` bytes, which must hold it, and ``body`` behind it."""
         size = len(body)
         if not cython.compiled and size < BIG_PIECE_BYTES:
-            self.append(value.to_bytes(width, "little" if little_endian else "big") + body)
+            piece = value.to_bytes(width, "little" if little_endian else "big") + body
+            self.length += len(piece)
+            if self.length == len(piece):
+                self._alone = piece
+                return
+            if self._alone is not None:
+                self._add_alone()
+            self._small += piece
+            self._used += len(piece)
             return
         if self._alone is not None:
             self._add_alone()
