@@ -104,12 +104,6 @@ class Protocol:
         """
         return self.decode(conn, buffer)
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Have a class with an ``unpacket`` of its own asked by way of that, whatever its base knows to do shorter."""
-        super().__init_subclass__(**kwargs)
-        if not {"unpacket", "decode"}.isdisjoint(cls.__dict__) and "next_message" not in cls.__dict__:
-            cls.next_message = Protocol.next_message  # type: ignore[method-assign]
-
     def decode(self, conn: Any, buffer: RingBuffer) -> tuple[Any, Any] | None:
         """Call ``unpacket`` once and hold it to its contract.
 

@@ -17,8 +17,9 @@ cdef class LengthPrefixedProtocol(Protocol):
     cdef long long _largest
 
     cpdef object unpacket(self, object conn, RingBuffer buffer)
-    @cython.locals(have=Py_ssize_t, value="unsigned long long", body=Py_ssize_t, total=Py_ssize_t)
     cpdef object next_message(self, object conn, RingBuffer buffer)
+    @cython.locals(have=Py_ssize_t, value="unsigned long long", body=Py_ssize_t, total=Py_ssize_t)
+    cdef bytes _frame(self, RingBuffer buffer)
     @cython.locals(body=bytes)
     cpdef object packet(self, object conn, object data)
     @cython.locals(body=bytes, value=cython.longlong)

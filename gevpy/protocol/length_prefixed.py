@@ -112,13 +112,16 @@ class LengthPrefixedProtocol(Protocol):
         self._little = byteorder == "little"
         self._largest = min((1 << (8 * size)) - 1, MOST_BYTES)  # no message is longer
 
-    def unpacket(self, conn: Any, buffer: RingBuffer) -> tuple[Any, Any] | None:
+    def unpacket(self, conn: Any, buffer: RingBuffer) -> tuple[Any, Any] | None:  # noqa: ARG002 - the contract
         """Take one frame, if it is all there."""
-        data = LengthPrefixedProtocol.next_message(self, conn, buffer)
+        data = self._frame(buffer)
         return None if data is None else (None, data)
 
-    def next_message(self, conn: Any, buffer: RingBuffer) -> Any:  # noqa: ARG002 - the contract
+    def next_message(self, conn: Any, buffer: RingBuffer) -> Any:
         """Take one frame, without a pair around it."""
+        return self._frame(buffer) if type(self) is LengthPrefixedProtocol else self.decode(conn, buffer)
+
+    def _frame(self, buffer: RingBuffer) -> bytes | None:
         have = buffer._length
         if have < self._header:
             return None

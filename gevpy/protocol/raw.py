@@ -28,9 +28,9 @@ class RawProtocol(Protocol):
         """Take everything."""
         return None, buffer.read(buffer._length)
 
-    def next_message(self, conn: Any, buffer: RingBuffer) -> Any:  # noqa: ARG002 - the contract
+    def next_message(self, conn: Any, buffer: RingBuffer) -> Any:
         """Take everything, without a pair around it."""
-        return buffer.read(buffer._length)
+        return buffer.read(buffer._length) if type(self) is RawProtocol else self.decode(conn, buffer)
 
     def packet(self, conn: Any, data: Any) -> bytes:  # noqa: ARG002 - the contract
         """Give ``data`` as it is. Raises TypeError for what is not bytes-like."""
