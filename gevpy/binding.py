@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from gevpy.options import ServeOptions
 
-__all__ = ["ListeningSockets", "bind_all"]
+__all__ = ["ListeningSockets", "WorkerSockets", "bind_all"]
 
 UNIX_MODE = 0o600
 PORT_TRIES = 5  # to find one free port on several addresses
@@ -228,3 +229,72 @@ def _bind_one(family: int, address: tuple[object, ...], options: ServeOptions, *
 
 def _written(address: tuple[object, ...]) -> str:
     return f"[{address[0]}]:{address[1]}" if ":" in str(address[0]) else f"{address[0]}:{address[1]}"
+
+
+# -- for many workers ------------------------------------------------------------------------------
+
+
+class WorkerSockets:
+    """The listening sockets of a server with many workers: of each slot its own, or the same ones for all.
+
+    Attributes:
+        listening: what `addresses` are read from, and what an acceptor accepts on.
+        grouped: each slot has its own sockets, in SO_REUSEPORT groups, in the order of the slots.
+    """
+
+    def __init__(self, options: ServeOptions, *, grouped: bool) -> None:
+        """Bind for the first slot.
+
+        Raises:
+            BindError: an address can't be had, or is in use already, be it by another gevpy.
+            ConfigError: a socket passed in is no stream socket.
+        """
+        self.grouped = grouped and options.path is None and options.sockets is None and hasattr(socket, "SO_REUSEPORT")
+        self._options = options
+        self.listening = bind_all(options if not self.grouped else replace(options, reuse_port=False))
+        self._slots: list[list[socket.socket]] = [self.listening.sockets]
+        if self.grouped:
+            self._regroup()
+
+    def _regroup(self) -> None:
+        """Bind the probed addresses again, so that others can join: the first bind was alone and proved them free."""
+        names = [(sock.family, sock.getsockname(), _is_dual(sock)) for sock in self.listening.sockets]
+        self.listening.close()
+        self._names = names
+        self.listening = ListeningSockets(self._bind_group())
+        self._slots = [self.listening.sockets]
+
+    def _bind_group(self) -> list[socket.socket]:
+        options = replace(self._options, reuse_port=True)
+        sockets: list[socket.socket] = []
+        try:
+            for family, name, dual in self._names:
+                sockets.append(_bind_one(family, name, options, wildcard=not dual))
+        except BaseException:
+            for sock in sockets:
+                sock.close()
+            raise
+        return sockets
+
+    def of_slot(self, number: int) -> list[socket.socket]:
+        """Give the sockets of a slot, bound now if they aren't yet; slots are numbered without gaps.
+
+        Raises:
+            BindError: they can't be had.
+        """
+        if not self.grouped:
+            return self.listening.sockets
+        while len(self._slots) <= number:
+            self._slots.append(self._bind_group())
+        return self._slots[number]
+
+    def close(self) -> None:
+        """Close them all."""
+        for sockets in self._slots[1:]:
+            for sock in sockets:
+                sock.close()
+        self.listening.close()
+
+
+def _is_dual(sock: socket.socket) -> bool:
+    return sock.family == socket.AF_INET6 and not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)

@@ -21,24 +21,31 @@ import sys
 import traceback
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import click
 
 from gevpy.build import build_info
-from gevpy.errors import BindError, ConfigError, GevError
+from gevpy.doctor import doctor_command
+from gevpy.errors import BindError, ConfigError, GevError, WorkerError
 from gevpy.event_loop import run
-from gevpy.options import MAX_PORT, Limits, require_seconds
+from gevpy.options import MAX_PORT, MAX_WORKERS, Limits, Timeouts, require_seconds
+from gevpy.placement import PLACEMENTS
 from gevpy.protocol import FixedLengthProtocol, LengthPrefixedProtocol, LineProtocol, Protocol, RawProtocol
 from gevpy.reactor import check_handler
 from gevpy.server import Serving, serve
+from gevpy.systemd import passed_sockets
+from gevpy.top import top_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from gevpy.placement import PlacementName
+
 __all__ = ["main"]
 
 EXIT_CANNOT = 2
+EXIT_NO_WORKER = 3  # not one worker could start
 EXIT_INTERRUPTED = 128 + 2  # what a shell reports for a program that SIGINT ended
 
 PROTOCOLS: dict[str, Callable[[], Protocol]] = {
@@ -69,15 +76,17 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _give_up(error.format_message(), error)
     except BindError as error:
         _give_up(f"{error}; {_way_out(error)}", error)
+    except WorkerError as error:
+        _give_up(str(error), error, EXIT_NO_WORKER)
     except GevError as error:
         _give_up(str(error), error)
     sys.exit(0)
 
 
-def _give_up(message: str, error: Exception) -> NoReturn:
+def _give_up(message: str, error: Exception, code: int = EXIT_CANNOT) -> NoReturn:
     logger.debug("gave up because of this", exc_info=error)
     click.echo(f"gevpy: {' '.join(message.split())}", err=True)
-    sys.exit(EXIT_CANNOT)
+    sys.exit(code)
 
 
 def _way_out(error: BindError) -> str:
@@ -107,6 +116,15 @@ def _idle_timeout(_context: click.Context, _option: click.Parameter, text: str) 
         message = f'--idle-timeout must be a number of seconds above 0, or "off", not {text!r}'
         raise click.UsageError(message) from error
     return seconds
+
+
+def _workers(_context: click.Context, _option: click.Parameter, text: str) -> int | Literal["auto"]:
+    if text == "auto":
+        return "auto"
+    if not re.fullmatch("[0-9]{1,4}", text) or not 1 <= int(text) <= MAX_WORKERS:
+        message = f'--workers must be a number from 1 to {MAX_WORKERS}, or "auto", not {text!r}'
+        raise click.UsageError(message)
+    return int(text)
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -155,6 +173,29 @@ def command(context: click.Context) -> None:
     help="Connections at once; default: 10000, or what the descriptor limit allows.",
 )
 @click.option(
+    "--workers",
+    default="1",
+    show_default=True,
+    metavar="N",
+    callback=_workers,
+    help='Processes that serve; "auto" for one on each core.',
+)
+@click.option(
+    "--placement",
+    type=click.Choice(PLACEMENTS),
+    default="reuseport",
+    show_default=True,
+    help="Which worker gets a connection.",
+)
+@click.option(
+    "--drain-timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long connections may take to end when the server stops.",
+)
+@click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
@@ -186,6 +227,10 @@ def run_command(target: str, loop: str | None, log_level: str, **options: Any) -
     run(_wait_for(_serving(target, **options)))
 
 
+command.add_command(doctor_command)
+command.add_command(top_command)
+
+
 def _serving(  # noqa: PLR0913 - one for each option
     target: str,
     *,
@@ -195,15 +240,22 @@ def _serving(  # noqa: PLR0913 - one for each option
     idle_timeout: float | None,
     metrics: str | None,
     max_connections: int | None,
+    workers: int | Literal["auto"],
+    placement: PlacementName,
+    drain_timeout: float,
 ) -> Serving:
     return serve(
         _handler_named(target),
         host,
         port,
+        sockets=passed_sockets() or None,
         protocol=_protocol_named(protocol),
         idle_timeout_s=idle_timeout,
         metrics=metrics,
         limits=Limits(max_connections=max_connections),
+        workers=workers,
+        placement=placement,
+        timeouts=Timeouts(drain_s=drain_timeout),
     )
 
 

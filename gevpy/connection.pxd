@@ -12,6 +12,7 @@ cdef class ConnectionCore(ReadSide):
     cdef object _values
     cdef bint _draining
     cdef bint _gone
+    cdef bint _leaving
     cdef public bint _lingering
     cdef bint _opened
     cdef bint _wait_for_handler

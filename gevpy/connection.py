@@ -47,6 +47,7 @@ class ConnectionCore(ReadSide):
         "_draining",
         "_gone",
         "_hook_tasks",
+        "_leaving",
         "_lingering",
         "_local_addr",
         "_opened",
@@ -74,6 +75,7 @@ class ConnectionCore(ReadSide):
         self._hook_tasks: set[asyncio.Task[None]] | None = None  # asynchronous hooks that run
         self._wait_for_handler = False  # close() was called by our own handler, whose reply still leaves
         self._draining = False  # the server goes away: close when handlers and hooks have ended
+        self._leaving = False  # handler and protocol know that the server goes away
         self._gone = False  # connection_lost has come
         self._lingering = False  # our side is ended; input is read and forgotten until the peer has all
         self._opened = False  # the handler knows of it
@@ -228,13 +230,24 @@ class ConnectionCore(ReadSide):
             self.close_tick = reactor.tick + reactor.close_ticks
             reactor.arm(self, self.close_tick)
 
-    def begin_drain(self) -> None:
+    def announce_drain(self, why: str) -> None:
+        """Tell handler and protocol, once, that the server goes away; the connection lives on."""
+        if not self._connected or self._leaving:
+            return
+        self._leaving = True
+        self.call_hook("on_drain")
+        try:
+            self._protocol.goodbye(self, why)
+        except FAILURES as error:
+            self._fail("goodbye", error)
+
+    def begin_drain(self, why: str) -> None:
         """Close because the server goes away, as soon as running handlers have ended and output has left."""
         if not self._connected or self._draining:
             return
         self._draining = True
         self.stop_reading()
-        self.call_hook("on_drain")
+        self.announce_drain(why)
         self._settle_drain()
 
     def _settle_drain(self) -> None:

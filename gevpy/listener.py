@@ -78,7 +78,70 @@ class AcceptedSocket(socket.socket):
         self.family = family  # type: ignore[misc,assignment]
 
 
-class Listener:
+class Door:
+    """Makes connections of accepted sockets.
+
+    Args:
+        reactor: whose connections they become.
+    """
+
+    def __init__(self, reactor: Reactor) -> None:
+        """Open onto ``reactor``."""
+        self._reactor = reactor
+
+    def take_descriptor(self, fd: int) -> None:
+        """Take a connection that another process has accepted, or close it if there is no room."""
+        sock = socket.socket(fileno=fd)
+        sock.settimeout(0)
+        try:
+            address = sock.getpeername()
+        except OSError:  # gone again
+            address = None
+        self._take(sock, address)
+
+    def _take(self, sock: socket.socket, address: Any) -> None:
+        admission = self._reactor.admission
+        network = client_network(address) if admission.max_per_network is not None else ""
+        refused = admission.enter(network)
+        if refused is not None:
+            self._refuse(sock, refused, address)
+            return
+        self._reactor.expect()
+        conn = Connection(self._reactor, address, network)
+        work = self._reactor.loop.connect_accepted_socket(lambda: conn, sock)
+        self._step(conn, sock, work)
+
+    def _refuse(self, sock: socket.socket, reason: RejectReason, address: Any) -> None:
+        self._reactor.stats.count_rejected(reason)
+        self._reactor.log.log(
+            ("refused", reason), logging.WARNING, f"refused {format_address(address) or 'a connection'}: {reason}"
+        )
+        reset_on_close(sock)
+        sock.close()
+
+    def _step(
+        self,
+        conn: Connection,
+        sock: socket.socket,
+        work: Coroutine[Any, Any, Any],
+        _waited: asyncio.Future[Any] | None = None,
+    ) -> None:
+        """Run the loop's own coroutine up to its next wait: without a task, for a third of the cost."""
+        try:
+            waited = work.send(None)
+        except StopIteration:
+            return
+        except OSError as error:
+            self._reactor.log.log("connect", logging.WARNING, f"an accepted connection failed: {error}")
+            sock.close()
+            if not conn.was_made:
+                self._reactor.turned_away(conn)
+            return
+        waited._asyncio_future_blocking = False
+        waited.add_done_callback(partial(self._step, conn, sock, work))
+
+
+class Listener(Door):
     """Accepts on one listening socket.
 
     Args:
@@ -88,7 +151,7 @@ class Listener:
 
     def __init__(self, reactor: Reactor, sock: socket.socket) -> None:
         """Set up; nothing is accepted before `start`."""
-        self._reactor = reactor
+        super().__init__(reactor)
         self._sock = sock
         self._fd = sock.fileno()
         self._family = int(sock.family)
@@ -136,44 +199,3 @@ class Listener:
         self._retry = None
         if self._running:
             self._reactor.loop.add_reader(self._fd, self._accept_ready)
-
-    def _take(self, sock: socket.socket, address: Any) -> None:
-        admission = self._reactor.admission
-        network = client_network(address) if admission.max_per_network is not None else ""
-        refused = admission.enter(network)
-        if refused is not None:
-            self._refuse(sock, refused, address)
-            return
-        self._reactor.expect()
-        conn = Connection(self._reactor, address, network)
-        work = self._reactor.loop.connect_accepted_socket(lambda: conn, sock)
-        self._step(conn, sock, work)
-
-    def _refuse(self, sock: socket.socket, reason: RejectReason, address: Any) -> None:
-        self._reactor.stats.count_rejected(reason)
-        self._reactor.log.log(
-            ("refused", reason), logging.WARNING, f"refused {format_address(address) or 'a connection'}: {reason}"
-        )
-        reset_on_close(sock)
-        sock.close()
-
-    def _step(
-        self,
-        conn: Connection,
-        sock: socket.socket,
-        work: Coroutine[Any, Any, Any],
-        _waited: asyncio.Future[Any] | None = None,
-    ) -> None:
-        """Run the loop's own coroutine up to its next wait: without a task, for a third of the cost."""
-        try:
-            waited = work.send(None)
-        except StopIteration:
-            return
-        except OSError as error:
-            self._reactor.log.log("connect", logging.WARNING, f"an accepted connection failed: {error}")
-            sock.close()
-            if not conn.was_made:
-                self._reactor.turned_away(conn)
-            return
-        waited._asyncio_future_blocking = False
-        waited.add_done_callback(partial(self._step, conn, sock, work))

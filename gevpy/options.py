@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from gevpy.errors import ConfigError
 
@@ -21,6 +21,7 @@ __all__ = ["IdleRefresh", "Limits", "ServeOptions", "SlowConsumer", "Timeouts", 
 
 MAX_PORT = 65535
 MAX_BACKLOG = 2**31 - 1
+MAX_WORKERS = 128
 MOST = 2**48
 MOST_SECONDS = 1_000_000_000
 
@@ -48,6 +49,12 @@ def require_seconds(name: str, value: object) -> None:
         raise ConfigError(msg)
 
 
+def _usable_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _is_path(path: str | os.PathLike[str] | None) -> bool:
     return path is None or (bool(os.fspath(path)) and "\0" not in os.fspath(path))
 
@@ -64,6 +71,8 @@ class Limits:
             cap: behind a balancer all peers share one address.
         max_write_buffer_bytes: output that may wait on one connection before the slow-consumer policy acts. Default
             1 MiB. A single message on an empty queue is always taken.
+        max_worker_bytes: resident memory of one worker process, above which it is replaced, its connections drained.
+            Default None: no bound. Not looked at with ``workers=1``.
         slow_consumer: the policy. ``"close"`` (default) discards the output and resets the connection;
             ``"drop_newest"`` and ``"drop_oldest"`` drop whole messages and count them; ``"block"`` makes ``send`` raise
             `WriteBufferFull` and is for handlers that ``await conn.drain()``.
@@ -76,10 +85,11 @@ class Limits:
     max_connections_per_ip: int | None = None
     max_write_buffer_bytes: int = 1024 * 1024
     slow_consumer: SlowConsumer = "close"
+    max_worker_bytes: int | None = None
 
     def __post_init__(self) -> None:
         """Check every value."""
-        for name in ("max_connections", "max_connections_per_ip"):
+        for name in ("max_connections", "max_connections_per_ip", "max_worker_bytes"):
             value = getattr(self, name)
             if value is not None:
                 _require_count(name, value, 1)
@@ -102,6 +112,9 @@ class Timeouts:
             connection is aborted.
         close_s: for the flush after ``close()``. Default 10; then the connection is aborted.
         drain_s: for all connections together when the server stops. Default 30; then the rest are aborted.
+        start_s: for a worker process to become ready. Default 120; then it is killed and started again.
+        blocked_s: for which a worker's loop may be blocked. Default 30; then the worker is killed and replaced.
+        worker_lifetime_s: after which a worker process is replaced, its connections drained. Default None: never.
 
     Raises:
         ConfigError: a value out of range.
@@ -112,6 +125,9 @@ class Timeouts:
     write_stall_s: float | None = 30.0
     close_s: float | None = 10.0
     drain_s: float | None = 30.0
+    start_s: float | None = 120.0
+    blocked_s: float | None = 30.0
+    worker_lifetime_s: float | None = None
 
     def __post_init__(self) -> None:
         """Check every value."""
@@ -165,7 +181,9 @@ class ServeOptions:
     sockets: Sequence[socket.socket] | None = None
     reuse_port: bool = False
     backlog: int = 2048
-    workers: int = 1
+    workers: int | Literal["auto"] = 1
+    placement: Any = "reuseport"
+    affinity: bool = False
     idle_timeout_s: float | None = 120.0
     idle_refresh: IdleRefresh = "both"
     half_close: bool = False
@@ -179,9 +197,8 @@ class ServeOptions:
         _require_count("backlog", self.backlog, 1, MAX_BACKLOG)
         _require_count("port", self.port, 0, MAX_PORT)
         self._check_types()
-        if self.workers != 1:
-            msg = f"workers must be 1 in this version, not {self.workers!r}"
-            raise ConfigError(msg)
+        if self.workers != "auto":
+            _require_count("workers", self.workers, 1, MAX_WORKERS)
         if self.path is not None and self.sockets is not None:
             msg = "path and sockets exclude each other"
             raise ConfigError(msg)
@@ -195,6 +212,18 @@ class ServeOptions:
                 msg = f"{name} must be a gevpy.{group.__name__}, not {type(getattr(self, name)).__name__}"
                 raise ConfigError(msg)
 
+    @property
+    def processes(self) -> int:
+        """The number of workers: ``"auto"`` is the number of cores that this process may use."""
+        return _usable_cpus() if self.workers == "auto" else self.workers
+
+    def cpus_of(self, slot: int) -> tuple[int, ...] | None:
+        """Give the core that a worker is bound to, or None for all."""
+        if not self.affinity or not hasattr(os, "sched_getaffinity"):
+            return None
+        cpus = sorted(os.sched_getaffinity(0))
+        return (cpus[slot % len(cpus)],)
+
     def _check_types(self) -> None:
         """Check what has no range, so that a slip is told here and not deep inside the start."""
         strings = isinstance(self.host, str | None) or (
@@ -207,7 +236,7 @@ class ServeOptions:
             "metrics": isinstance(self.metrics, str | None),
             "reuse_port": isinstance(self.reuse_port, bool),
             "half_close": isinstance(self.half_close, bool),
-            "workers": isinstance(self.workers, int) and not isinstance(self.workers, bool),
+            "affinity": isinstance(self.affinity, bool),
         }
         for name, good in checks.items():
             if not good:

@@ -13,12 +13,16 @@ cdef class Reactor(Host):
     cdef public object timers
     cdef public object log
     cdef public bint draining
+    cdef public list aborted_peers
     cdef public object hurried
+    cdef public object impatient
     cdef readonly set _tasks
     cdef readonly Py_ssize_t _unfinished
     cdef object _all_gone
     cdef object _tick_handle
     cdef double _next_turn
+    cdef readonly double turned_s
+    cdef public object blocked_seconds
     cdef bint _was_late
     cdef object _foreign
     cdef object _foreign_lock

@@ -14,8 +14,10 @@ import inspect
 import itertools
 import logging
 import math
+import random
 from collections import deque
 from threading import Lock
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from gevpy.addresses import format_address
@@ -42,6 +44,7 @@ TICK_S = 0.1
 TURN_S = TICK_S / 2
 HOOKS = ("on_start", "on_stop", "on_connect", "on_close", "on_writable", "on_drain")
 LOGGED_KINDS = (CloseKind.SLOW_CONSUMER, CloseKind.WRITE_STALL)  # those that no error was reported for before
+GOODBYES_S = 5.0  # over which the goodbyes of a patient drain are spread
 ABORT_WAIT_S = 1.0  # for handlers that were cancelled to end
 
 logger = logging.getLogger("gevpy.connection")
@@ -75,6 +78,10 @@ class Reactor(Host):
         timers: the worker's timers.
         worker: who shows this reactor to the application.
         hurried: done when a second signal has ended a drain's patience.
+        blocked_seconds: gives how long the loop was blocked, by place and kind of message.
+        turned_s: when the wheel last turned, by the monotonic clock of all processes.
+        impatient: done when a patient drain has become a plain one.
+        aborted_peers: those who had not ended when a drain's deadline passed.
 
     Args:
         loop: the loop everything runs on.
@@ -102,11 +109,15 @@ class Reactor(Host):
         self._apply(options)
         self._tasks: set[asyncio.Task[Any]] = set()
         self.draining = False  # what is accepted now is turned away
+        self.aborted_peers: list[str] = []
         self._unfinished = 0  # connections accepted whose on_close has not ended
         self._all_gone: asyncio.Future[None] | None = None
         self.hurried: asyncio.Future[None] = loop.create_future()  # done: a drain's patience has ended
+        self.impatient: asyncio.Future[None] = loop.create_future()
         self._tick_handle: asyncio.TimerHandle | None = None
         self._next_turn = 0.0
+        self.turned_s = monotonic()
+        self.blocked_seconds: Callable[[], dict[tuple[str, str], float]] = dict
         self._was_late = False
         self._foreign: deque[tuple[ConnectionCore, Any, Any, int]] = deque()
         self._foreign_lock = Lock()
@@ -147,6 +158,7 @@ class Reactor(Host):
         self._tick_handle = self.loop.call_at(when, self._turn)
 
     def _turn(self) -> None:
+        self.turned_s = monotonic()
         now = self.loop.time()
         late = max(0.0, now - self._next_turn)
         if late > TURN_S and not self._was_late:
@@ -241,22 +253,44 @@ class Reactor(Host):
 
     # -- draining ----------------------------------------------------------------------------------
 
-    async def drain(self, timeout_s: float | None) -> int:
+    async def drain(self, timeout_s: float | None, *, why: str = "stop", patient: bool = False) -> int:
         """End all connections gently; abort those that have not ended after ``timeout_s``.
 
+        Args:
+            timeout_s: the deadline in seconds, or None for no end of patience.
+            why: what the protocol's ``goodbye`` is told.
+            patient: connections live on until they close by themselves, and are ended gently at the deadline only.
+
         Returns:
-            How many had to be aborted.
+            How many had to be aborted; who they were is in ``aborted_peers``.
         """
+        if patient:
+            if await self._drain_patiently(timeout_s, why):
+                return 0
+            timeout_s = timeout_s if self.impatient.done() else ABORT_WAIT_S
         self.draining = True
         for conn in tuple(self.connections):
-            conn.begin_drain()
+            conn.begin_drain(why)
         if await self._wait_all_gone(timeout_s, self.hurried):
             return 0
         left = tuple(self.connections)
+        self.aborted_peers = [f"connection {conn.id} from {conn.peer_addr or 'unknown peer'}" for conn in left]
         for conn in left:
             conn.end_drain()
         await self._wait_all_gone(ABORT_WAIT_S)
         return len(left)
+
+    async def _drain_patiently(self, timeout_s: float | None, why: str) -> bool:
+        """Announce the end, spread so that not all peers come back in one moment; tell whether all have gone."""
+        spread = min(GOODBYES_S, (timeout_s if timeout_s is not None else math.inf) / 4)
+        for conn in tuple(self.connections):
+            self.loop.call_later(random.uniform(0.0, spread), conn.announce_drain, why)  # noqa: S311 - jitter
+        return await self._wait_all_gone(timeout_s, self.hurried, self.impatient)
+
+    def lose_patience(self) -> None:
+        """Turn a patient drain into a plain one, with its whole time."""
+        if not self.impatient.done():
+            self.impatient.set_result(None)
 
     def hurry(self) -> None:
         """End a drain's patience now."""

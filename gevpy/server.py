@@ -5,21 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from gevpy.addresses import format_address
-from gevpy.admission import Admission, connection_limit
-from gevpy.binding import ListeningSockets, bind_all
+from gevpy.application import check_travels
 from gevpy.build import build_info
 from gevpy.errors import ConfigError
-from gevpy.listener import Listener, tune
 from gevpy.options import IdleRefresh, Limits, ServeOptions, Timeouts, Watermarks
+from gevpy.placement import Placement, check_placement
 from gevpy.protocol.base import Protocol
 from gevpy.protocol.raw import RawProtocol
-from gevpy.reactor import Reactor, check_handler
+from gevpy.reactor import check_handler
 from gevpy.signals import StopSignals
-from gevpy.worker import Worker
+from gevpy.single import SingleLoop
+from gevpy.systemd import notify, watchdog_interval_s
+from gevpy.tree import WorkerTree
 
 if TYPE_CHECKING:
     import os
@@ -33,16 +33,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Server", "Serving", "serve"]
 
-STOP_GRACE_S = 1.0  # for an on_stop that was cancelled
-USER_TIMEOUT_GRACE_S = 5.0  # the kernel's own timeout comes after gevpy's, which knows the reason
-
 logger = logging.getLogger("gevpy.server")
 
 
 class Server:
     """A running server; made by `serve`.
 
-    All attributes and methods are for the loop that it serves on.
+    All attributes and methods are for the loop that it serves on. With ``workers=1`` that is the loop which serves the
+    connections, too; with more it is the supervisor's.
 
     Attributes:
         options: what `serve` was told, as a frozen `ServeOptions`.
@@ -51,11 +49,10 @@ class Server:
     def __init__(self, handler: Handler, options: ServeOptions) -> None:
         """Set up; nothing runs before `start`."""
         self.options = options
-        self._handler = handler
-        self._reactor: Reactor | None = None
-        self._listening: ListeningSockets | None = None
-        self._listeners: list[Listener] = []
+        one = options.processes == 1
+        self._site: SingleLoop | WorkerTree = SingleLoop(handler, options) if one else WorkerTree(handler, options)
         self._endpoint: MetricsEndpoint | None = None
+        self._ready = False
         self._starting: asyncio.Future[None] | None = None
         self._start_called_off = False
         self._stopping: asyncio.Task[None] | None = None
@@ -70,12 +67,12 @@ class Server:
     @property
     def addresses(self) -> list[tuple[str, int] | str]:
         """Where peers can connect: ``(host, port)`` each, or the path of a Unix socket. Empty after the stop."""
-        return [] if self._listening is None else self._listening.addresses
+        return self._site.addresses
 
     @property
     def connections(self) -> int:
-        """How many connections are open."""
-        return 0 if self._reactor is None else len(self._reactor.connections)
+        """How many connections are open; with many workers, as they said within the last half second."""
+        return self._site.connections
 
     @property
     def metrics_address(self) -> str | None:
@@ -85,26 +82,29 @@ class Server:
     # -- what it does ------------------------------------------------------------------------------
 
     def run_after(self, delay_s: float, callback: Callable[..., object], *args: Any) -> Timer:
-        """Call ``callback(*args)``, which may be ``async def``, once; see `Worker.run_after`. gev's ``RunAfter``."""
-        return self._running().timers.run_after(delay_s, callback, *args)
+        """Call ``callback(*args)``, which may be ``async def``, once; see `Worker.run_after`. gev's ``RunAfter``.
+
+        With many workers it runs in the supervisor, once for all of them.
+        """
+        return self._site.timers.run_after(delay_s, callback, *args)
 
     def run_every(self, interval_s: float, callback: Callable[..., object], *args: Any) -> Timer:
-        """Call ``callback(*args)`` again and again; see `Worker.run_every`. gev's ``RunEvery``."""
-        return self._running().timers.run_every(interval_s, callback, *args)
+        """Call ``callback(*args)`` again and again; see `Worker.run_every`. gev's ``RunEvery``.
+
+        With many workers it runs in the supervisor, once for all of them.
+        """
+        return self._site.timers.run_every(interval_s, callback, *args)
 
     def broadcast(self, data: Any) -> None:
-        """Send ``data`` to every connection; see `Worker.broadcast`."""
-        self._running().worker.broadcast(data)
+        """Send ``data`` to every connection of every worker; see `Worker.broadcast`.
+
+        With many workers it crosses processes: then only ``str`` and bytes-like data can be sent.
+        """
+        self._site.broadcast(data)
 
     def publish(self, topic: str, data: Any) -> None:
         """Send ``data`` to every connection that subscribes to ``topic``; see `Worker.publish`."""
-        self._running().worker.publish(topic, data)
-
-    def _running(self) -> Reactor:
-        if self._reactor is None:
-            msg = "the server is not running"
-            raise RuntimeError(msg)
-        return self._reactor
+        self._site.publish(topic, data)
 
     # -- starting ----------------------------------------------------------------------------------
 
@@ -113,54 +113,40 @@ class Server:
 
         Raises:
             BindError: an address can't be had.
+            WorkerError: with many workers, not one could start.
             Exception: whatever ``on_start`` raises; nothing is left bound or running.
         """
-        loop = asyncio.get_running_loop()
-        options = self.options
-        self._listening = bind_all(options)
+        self._site.bind()
         try:
-            await self._start_on(loop, self._listening)
+            if self.options.metrics is not None:
+                from gevpy.metrics.endpoint import MetricsEndpoint  # noqa: PLC0415 - prometheus_client loads on first use
+
+                source = self._site.source(lambda: self._ready)
+                self._endpoint = await MetricsEndpoint.start(self.options.metrics, source)
+            await self._site.start()
         except BaseException:
             await self._tear_down()
             raise
-        for listener in self._listeners:
-            listener.start()
+        self._set_ready(ready=True)
+        self._site.accept()
+        notify("READY=1")
+        interval_s = watchdog_interval_s()
+        if interval_s is not None:
+            self.run_every(interval_s, notify, "WATCHDOG=1")
 
     def announce(self) -> None:
         """Log the one start-up line: address, loop, build and limits."""
         logger.info("%s", self._start_line())
 
-    async def _start_on(self, loop: asyncio.AbstractEventLoop, listening: ListeningSockets) -> None:
-        options = self.options
-        admission = Admission(connection_limit(options.limits.max_connections), options.limits.max_connections_per_ip)
-        self._reactor = reactor = Reactor(loop, self._handler, options, admission)
-        worker = Worker(reactor, 0)
-        stall = options.timeouts.write_stall_s
-        for sock in listening.sockets:
-            tune(sock, None if stall is None else stall + USER_TIMEOUT_GRACE_S)
-            self._listeners.append(Listener(reactor, sock))
-        if options.metrics is not None:
-            from gevpy.metrics.endpoint import MetricsEndpoint  # noqa: PLC0415 - prometheus_client loads on first use
-
-            self._endpoint = await MetricsEndpoint.start(options.metrics, [reactor])
-        reactor.start()
-        await self._call_handler("on_start", worker)
+    def _set_ready(self, *, ready: bool) -> None:
+        self._ready = ready
         if self._endpoint is not None:
-            self._endpoint.ready = True
-
-    async def _call_handler(self, name: str, worker: Worker) -> None:
-        hook = self._running().hooks.get(name)
-        if hook is None:
-            return
-        result = hook(worker)
-        if hasattr(result, "__await__"):
-            await result
+            self._endpoint.ready = ready
 
     def _start_line(self) -> str:
-        reactor = self._running()
         options = self.options
         limits = [
-            f"max_connections={reactor.admission.max_connections}",
+            f"max_connections={self._site.max_connections}",
             f"per_ip={options.limits.max_connections_per_ip or 'off'}",
             f"write_buffer={options.limits.max_write_buffer_bytes}",
             f"slow_consumer={options.limits.slow_consumer}",
@@ -168,8 +154,10 @@ class Server:
             f"idle={options.idle_timeout_s or 'off'}",
         ]
         where = ", ".join(map(_written, self.addresses))
+        workers = f" by {options.processes} workers" if options.processes > 1 else ""
         metrics = f", metrics on http://{self.metrics_address}/metrics" if self._endpoint else ""
-        return f"{build_info()} serving {type(options.protocol).__name__} on {where}{metrics}; {' '.join(limits)}"
+        what = type(options.protocol).__name__
+        return f"{build_info()} serving {what} on {where}{workers}{metrics}; {' '.join(limits)}"
 
     # -- stopping ----------------------------------------------------------------------------------
 
@@ -207,8 +195,8 @@ class Server:
             self._start_called_off = True
             self._starting.cancel()
             return
-        if count > 1 and self._reactor is not None:
-            self._reactor.hurry()
+        if count > 1:
+            self._site.hurry()
         self._begin_stop(self.options.timeouts.drain_s)
 
     async def stop(self, drain_timeout_s: float | None = None) -> None:
@@ -226,59 +214,30 @@ class Server:
             msg = f"drain_timeout_s must be a number of seconds, 0 or more, not {drain_timeout_s!r}"
             raise ConfigError(msg)
         self._begin_stop(self.options.timeouts.drain_s if drain_timeout_s is None else drain_timeout_s)
-        if self._reactor is None or not self._reactor.runs_current_task():
+        if not self._site.runs_current_task():
             await self._stopped.wait()
 
     def _begin_stop(self, drain_timeout_s: float | None) -> None:
         loop = asyncio.get_running_loop()
         if self._stopping is None:
             self._stopping = loop.create_task(self._stop(drain_timeout_s))
-        elif drain_timeout_s is not None and self._reactor is not None:
-            loop.call_later(drain_timeout_s, self._reactor.hurry)  # who asks later may ask for less patience
+        elif drain_timeout_s is not None:
+            loop.call_later(drain_timeout_s, self._site.hurry)  # who asks later may ask for less patience
 
     async def _stop(self, drain_timeout_s: float | None) -> None:
         logger.info("stopping: %d connections to drain, within %s s", self.connections, drain_timeout_s)
         try:
-            if self._endpoint is not None:
-                self._endpoint.ready = False
-            for listener in self._listeners:
-                listener.stop()
-            if self._listening is not None:
-                self._listening.close()
-            if self._reactor is not None:
-                await self._drain(self._reactor, drain_timeout_s)
+            self._set_ready(ready=False)
+            notify("STOPPING=1")
+            await self._site.stop(drain_timeout_s)
         finally:
             await self._tear_down()
             self._stopped.set()
             logger.info("stopped")
 
-    async def _drain(self, reactor: Reactor, drain_timeout_s: float | None) -> None:
-        aborted = await reactor.drain(drain_timeout_s)
-        if aborted:
-            logger.warning("%d connections were aborted: they had not ended within the drain", aborted)
-        await self._call_on_stop(reactor, drain_timeout_s)
-
-    async def _call_on_stop(self, reactor: Reactor, timeout_s: float | None) -> None:
-        """Call the last hook; it has as long as the drain had, and a further signal ends it, too."""
-        last = asyncio.ensure_future(self._call_handler("on_stop", reactor.worker))
-        await asyncio.wait((last, reactor.hurried), timeout=timeout_s or None, return_when=asyncio.FIRST_COMPLETED)
-        if not last.done():
-            logger.warning("on_stop had not ended in time: cancelled")
-            last.cancel()
-            await asyncio.wait((last,), timeout=STOP_GRACE_S)
-        elif not last.cancelled() and last.exception() is not None:
-            logger.error("on_stop failed", exc_info=last.exception())
-
     async def _tear_down(self) -> None:
         """Release all that `start` has taken, in whatever state it is."""
-        if self._listening is not None:
-            self._listening.close()
-            self._listening = None
-        self._listeners.clear()
-        if self._reactor is not None:
-            self._reactor.stop()
-            with suppress(TimeoutError):  # a callback that refuses to be cancelled is left behind
-                await asyncio.wait_for(self._reactor.timers.wait_closed(), STOP_GRACE_S)
+        await self._site.close()
         if self._endpoint is not None:
             await self._endpoint.stop()
             self._endpoint = None
@@ -350,7 +309,9 @@ def serve(  # noqa: PLR0913 - flat where people reach for them, grouped where th
     port: int = 1388,
     *,
     protocol: Protocol | None = None,
-    workers: int = 1,
+    workers: int | Literal["auto"] = 1,
+    placement: Placement = "reuseport",
+    affinity: bool = False,
     idle_timeout_s: float | None = 120.0,
     idle_refresh: IdleRefresh = "both",
     half_close: bool = False,
@@ -375,7 +336,12 @@ def serve(  # noqa: PLR0913 - flat where people reach for them, grouped where th
             one socket. Default: this machine only.
         port: 0 to 65535; 0 lets the system choose, one port for all addresses. Default 1388, gev's.
         protocol: how bytes become messages; default `RawProtocol`.
-        workers: 1: the calling loop.
+        workers: 1, the default: the calling loop serves. N up to 128, or ``"auto"`` for one on each core: so many
+            processes serve, each with a copy of handler and protocol, and the calling loop supervises them.
+        placement: which worker gets a connection. ``"reuseport"`` (default) leaves it to the kernel, which spreads by a
+            hash of the addresses; with ``"round_robin"``, ``"least_connections"``, ``"source_hash"`` or a callable
+            ``(workers, peer) -> worker`` the supervisor accepts and hands over. See `gevpy.placement`.
+        affinity: bind each worker to a core of its own (Linux).
         idle_timeout_s: close a connection on which nothing moved for so long, in seconds above 0, rounded up to whole
             ticks of 100 ms. Default 120; None turns it off.
         idle_refresh: what counts against idleness: ``"read"``, ``"write"`` or ``"both"``.
@@ -384,7 +350,8 @@ def serve(  # noqa: PLR0913 - flat where people reach for them, grouped where th
         sockets: listen on these, bound already, instead. The server closes them when it stops.
         reuse_port: set SO_REUSEPORT, so that many single servers share the port.
         backlog: connections that may wait to be accepted; default 2048, cut by the system's own limit.
-        metrics: ``"127.0.0.1:9091"`` serves ``/metrics``, ``/healthz`` and ``/readyz`` there; default off.
+        metrics: ``"127.0.0.1:9091"`` serves a live page, ``/metrics``, ``/stats.json``, ``/healthz`` and ``/readyz``
+            there; default off.
         limits: see `Limits`.
         timeouts: see `Timeouts`.
         watermarks: see `Watermarks`.
@@ -405,6 +372,7 @@ def serve(  # noqa: PLR0913 - flat where people reach for them, grouped where th
         ...     await gevpy.serve(Echo(), port=1833)
     """
     check_handler(handler)
+    check_placement(placement)
     if protocol is not None and not isinstance(protocol, Protocol):
         msg = f"protocol must be a gevpy.Protocol object, not {protocol!r}"
         raise ConfigError(msg)
@@ -417,6 +385,8 @@ def serve(  # noqa: PLR0913 - flat where people reach for them, grouped where th
         reuse_port=reuse_port,
         backlog=backlog,
         workers=workers,
+        placement=placement,
+        affinity=affinity,
         idle_timeout_s=idle_timeout_s,
         idle_refresh=idle_refresh,
         half_close=half_close,
@@ -425,4 +395,7 @@ def serve(  # noqa: PLR0913 - flat where people reach for them, grouped where th
         timeouts=timeouts,
         watermarks=watermarks,
     )
+    if options.processes > 1:
+        check_travels("handler", handler)
+        check_travels("protocol", options.protocol)
     return Serving(handler, options)

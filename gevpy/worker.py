@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from gevpy.errors import ConnectionClosed, WriteBufferFull
 from gevpy.stats import DropReason
@@ -18,6 +18,16 @@ if TYPE_CHECKING:
 __all__ = ["Worker"]
 
 
+class Others(Protocol):
+    """The other workers, as one of them reaches them."""
+
+    def publish(self, topic: str, data: Any) -> None:
+        """Have ``data`` sent to a topic's subscribers there."""
+
+    async def presence(self, topic: str) -> int:
+        """Count a topic's subscribers there."""
+
+
 class Worker:
     """The worker that a connection lives on; a server with ``workers=1`` has one, in the calling loop.
 
@@ -27,17 +37,22 @@ class Worker:
         id: 0 for the first worker, and so on.
     """
 
-    __slots__ = ("_reactor", "id")
+    __slots__ = ("_others", "_reactor", "id")
 
     def __init__(self, reactor: Reactor, identity: int) -> None:
         """Show ``reactor`` to the application."""
         self._reactor = reactor
+        self._others: Others | None = None
         self.id = identity
         reactor.worker = self
 
     def __repr__(self) -> str:
         """Show which one it is."""
         return f"<Worker {self.id}: {self.connections} connections>"
+
+    def connect(self, others: Others) -> None:
+        """Reach the other workers by way of ``others``."""
+        self._others = others
 
     @property
     def connections(self) -> int:
@@ -81,24 +96,34 @@ class Worker:
         self._send_all(connections if where is None else [conn for conn in connections if where(conn)], data)
 
     def publish(self, topic: str, data: Any, *, exclude: Connection | None = None) -> None:
-        """Send ``data`` to every connection that subscribes to ``topic``, except ``exclude``.
+        """Send ``data`` to every connection that subscribes to ``topic``, on every worker, except ``exclude``.
+
+        Other workers get it through the supervisor: at most once, and only ``str`` or bytes-like ``data``.
 
         Raises:
             ConfigError: ``topic`` can't be a topic.
+            TypeError: there are other workers, and ``data`` is neither ``str`` nor bytes-like.
             Exception: whatever a protocol's ``packet`` raises.
         """
+        self.publish_here(topic, data, exclude=exclude)
+        if self._others is not None:
+            self._others.publish(topic, data)
+
+    def publish_here(self, topic: str, data: Any, *, exclude: Connection | None = None) -> None:
+        """Send ``data`` to the subscribers of ``topic`` on this worker alone; else like `publish`."""
         check_topic(topic)
         members = cast("tuple[Connection, ...]", self._reactor.topics.members(topic))
         self._send_all([conn for conn in members if conn is not exclude], data)
 
     async def presence(self, topic: str) -> int:
-        """Count the connections that subscribe to ``topic``.
+        """Count the connections that subscribe to ``topic``, on every worker.
 
         Raises:
             ConfigError: ``topic`` can't be a topic.
         """
         check_topic(topic)
-        return self._reactor.topics.count(topic)
+        elsewhere = 0 if self._others is None else await self._others.presence(topic)
+        return self._reactor.topics.count(topic) + elsewhere
 
     def _send_all(self, connections: Iterable[Connection], data: Any) -> None:
         for conn in connections:

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import gevpy
+from gevpy.single import SingleLoop
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from types import TracebackType
 
+    from gevpy.reactor import Reactor
     from gevpy.stats import Stats
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "connected",
     "drops",
     "frame",
+    "reactor_of",
     "recording",
     "serving",
     "short_path",
@@ -281,3 +284,9 @@ def stats_of(owner: gevpy.Connection | gevpy.Worker) -> Stats:
 def drops(conn: gevpy.Connection) -> dict[str, int]:
     """Give how many messages were dropped, by reason."""
     return {str(reason): count for reason, count in stats_of(conn).dropped.items()}
+
+
+def reactor_of(server: gevpy.Server) -> Reactor:
+    """Give what a server in this loop runs on."""
+    assert isinstance(server._site, SingleLoop)
+    return server._site.service.reactor

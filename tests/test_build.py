@@ -23,6 +23,11 @@ import gevpy
 ROOT = Path(__file__).parent.parent
 PACKAGE = Path(gevpy.__file__).parent
 HOT = sorted(".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in PACKAGE.rglob("*.pxd"))
+STATIC = sorted(
+    path.relative_to(PACKAGE.parent).as_posix()
+    for path in (PACKAGE / "metrics" / "static").rglob("*")
+    if path.is_file()
+)
 PURE_RUN = os.environ.get("GEVPY_PURE_PYTHON") == "1"
 QUICKLY = "-O0 -g0"
 SERVE_ECHO = """
@@ -236,19 +241,19 @@ class TestPackages:
         with tarfile.open(next(dist.glob("*.tar.gz"))) as sdist:
             names = [name.partition("/")[2] for name in sdist.getnames()]
         assert {"setup.py", "gevpy/ring_buffer.py", "gevpy/ring_buffer.pxd"} <= set(names)
-        assert {"gevpy/py.typed", "tests/conftest.py", "LICENSE", "README.md"} <= set(names)
+        assert {"gevpy/py.typed", "tests/conftest.py", "LICENSE", "README.md", *STATIC} <= set(names)
         assert [name for name in names if name.endswith((".so", ".pyc"))] == []
         assert [name for name in names if name.startswith("gevpy/") and name.endswith(".c")] == []
 
     def test_wheel_holds_every_hot_module_three_times(self, dist: Path) -> None:
-        """Extension, source and types, and the marker for type checkers."""
+        """Extension, source and types, the marker for type checkers, and the files of the live page."""
         with zipfile.ZipFile(next(dist.glob("*.whl"))) as wheel:
             names = wheel.namelist()
         for module in HOT:
             path = module.replace(".", "/")
             kinds = {name.rpartition(".")[2] for name in names if name.startswith(f"{path}.")}
             assert kinds >= {"py", "pxd", "so"}, module
-        assert "gevpy/py.typed" in names
+        assert {"gevpy/py.typed", *STATIC} <= set(names)
         assert [name for name in names if not name.startswith("gevpy")] == []
 
     def test_wheel_serves_echo_in_an_empty_environment(self, dist: Path, tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_low_is_not_above_high() -> None:
     [
         *cases("port", (-1, 65536, 1 << 64, 80.0, "80", True, None)),
         *cases("backlog", (0, -1, 1.5, "5", True, None, 1 << 40, 1 << 64)),
-        *cases("workers", (0, 2, -1, "auto", None, 1.5)),
+        *cases("workers", (0, 129, -1, "many", None, 1.5, True)),
         *cases("idle_timeout_s", NOT_SECONDS),
         *cases("idle_refresh", ("", "BOTH", "none", None, 1)),
         *cases("limits", (None, {}, Timeouts(), Limits)),
@@ -112,7 +112,8 @@ def test_the_defaults_are_the_documented_ones() -> None:
     assert (options.host, options.port, options.workers) == ("127.0.0.1", 1388, 1)
     assert (options.backlog, options.idle_timeout_s, options.idle_refresh) == (2048, 120.0, "both")
     assert options.limits == Limits(None, None, 1024 * 1024, "close")
-    assert options.timeouts == Timeouts(10, 30, 30, 10, 30)
+    assert options.timeouts == Timeouts(10, 30, 30, 10, 30, start_s=120, blocked_s=30, worker_lifetime_s=None)
+    assert (options.placement, options.affinity, options.processes) == ("reuseport", False, 1)
     assert options.watermarks == Watermarks(65536, 16384)
     assert (options.metrics, options.path, options.sockets) == (None, None, None)
     assert (options.half_close, options.reuse_port) == (False, False)
@@ -123,9 +124,12 @@ def test_what_works_is_taken() -> None:
     assert Limits(1, 1, 1).max_connections == 1
     for policy in ("close", "drop_newest", "drop_oldest", "block"):
         assert Limits(slow_consumer=policy).slow_consumer == policy
-    nothing = Timeouts(None, None, None, None, None)
+    nothing = Timeouts(None, None, None, None, None, None, None)
     assert {getattr(nothing, field.name) for field in dataclasses.fields(nothing)} == {None}
     assert Timeouts(frame_s=0.001, close_s=1, drain_s=86_400).frame_s == 0.001
+    for workers in (1, 2, 128):
+        assert ServeOptions(protocol=RawProtocol(), workers=workers).processes == workers
+    assert ServeOptions(protocol=RawProtocol(), workers="auto").processes >= 1
     for port in (0, 65535):
         assert ServeOptions(protocol=RawProtocol(), port=port).port == port
     for host in (None, "", "::", ["127.0.0.1", "::1"]):

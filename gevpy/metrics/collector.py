@@ -20,6 +20,7 @@ from prometheus_client.core import (
 
 from gevpy.build import build_info
 from gevpy.closing import CloseKind
+from gevpy.metrics.snapshot import Snapshot, total
 from gevpy.stats import DropReason, RejectReason
 
 if TYPE_CHECKING:
@@ -30,9 +31,11 @@ if TYPE_CHECKING:
 
     from gevpy.reactor import Reactor
 
-__all__ = ["ServerCollector"]
+__all__ = ["ServerCollector", "families"]
 
-# name, help, attribute of Stats
+WORKER_STATES = ("starting", "ready", "backing off", "failed", "draining")
+
+# name, help, name in a snapshot
 PLAIN_COUNTERS = (
     ("gevpy_connections_opened_total", "Connections that were admitted and could carry messages.", "opened"),
     ("gevpy_received_bytes_total", "Bytes read from peers.", "received_bytes"),
@@ -42,7 +45,7 @@ PLAIN_COUNTERS = (
     ("gevpy_handler_errors_total", "Exceptions that left a handler, a protocol or a callback.", "handler_errors"),
 )
 
-# name, help, attribute of Stats, the closed list its label comes from
+# name, help, table of a snapshot, the closed list its label comes from
 REASON_COUNTERS: tuple[tuple[str, str, str, type[enum.StrEnum]], ...] = (
     ("gevpy_connections_closed_total", "Connections closed, by reason.", "closed", CloseKind),
     (
@@ -76,76 +79,121 @@ class ServerCollector:
     """
 
     def __init__(self, reactors: Sequence[Reactor]) -> None:
-        """Keep the reactors, and what never changes."""
+        """Keep the reactors."""
         self._reactors = tuple(reactors)
-        self._build = build_info()
 
     def collect(self) -> Iterator[Metric]:
         """Give every metric of the server as it stands now; the names and label sets are always the same."""
-        yield self._info()
-        yield from self._plain_counters()
-        yield from self._reason_counters()
-        yield self._handler_seconds()
-        yield from self._gauges()
-        yield self._buffer_bytes()
+        yield from families([Snapshot.of(reactor) for reactor in self._reactors])
 
-    def _info(self) -> Metric:
-        build = self._build
-        facts = {
-            "version": build.version,
-            "build": "compiled" if build.compiled else "pure",
-            "loop": build.loop,
-            "python": build.python,
-        }
-        return InfoMetricFamily("gevpy", "Which gevpy is running, and on what.", value=facts)
 
-    def _plain_counters(self) -> Iterator[Metric]:
-        for name, documentation, attribute in PLAIN_COUNTERS:
-            total = sum(getattr(reactor.stats, attribute) for reactor in self._reactors)
-            yield CounterMetricFamily(name, documentation, value=total)
+def families(
+    workers: Sequence[Snapshot], past: Snapshot | None = None, *, restarts: int = 0, states: Sequence[str] = ("ready",)
+) -> Iterator[Metric]:
+    """Give every metric of a server; the names and label sets are always the same.
 
-    def _reason_counters(self) -> Iterator[Metric]:
-        for name, documentation, attribute, reasons in REASON_COUNTERS:
-            family = CounterMetricFamily(name, documentation, labels=("reason",))
-            counts = [getattr(reactor.stats, attribute) for reactor in self._reactors]
-            for reason in reasons:
-                family.add_metric((reason.value,), sum(count.get(reason, 0) for count in counts))
-            yield family
+    Args:
+        workers: what each worker has counted; gauges carry its number.
+        past: what workers that are gone have counted, so that no counter ever falls.
+        restarts: how often a worker was replaced because it died.
+        states: of the workers' slots.
+    """
+    whole = total([*workers, past] if past is not None else workers)
+    yield _info()
+    yield from _plain_counters(whole)
+    yield from _reason_counters(whole)
+    yield _handler_seconds(whole)
+    yield CounterMetricFamily("gevpy_worker_restarts_total", "Workers that died and were replaced.", value=restarts)
+    yield _blocked_seconds(whole)
+    yield _states(states)
+    yield from _gauges(workers)
+    yield _buffer_bytes(workers)
 
-    def _handler_seconds(self) -> Metric:
-        return SummaryMetricFamily(
-            "gevpy_handler_seconds",
-            HANDLER_SECONDS_HELP,
-            count_value=sum(reactor.stats.handler_calls for reactor in self._reactors),
-            sum_value=sum(reactor.stats.handler_seconds for reactor in self._reactors),
-        )
 
-    def _gauges(self) -> Iterator[Metric]:
-        connections = GaugeMetricFamily("gevpy_connections", "Connections open now.", labels=("worker",))
-        lag = GaugeMetricFamily("gevpy_loop_lag_seconds", "How late the loop's last tick came.", labels=("worker",))
-        for reactor in self._reactors:
-            worker = (str(reactor.worker.id),)
-            connections.add_metric(worker, len(reactor.connections))
-            lag.add_metric(worker, reactor.stats.lag_seconds)
-        limit = sum(reactor.admission.max_connections for reactor in self._reactors)
-        yield connections
-        yield GaugeMetricFamily(
-            "gevpy_connections_limit", "Connections that are admitted at once, at most.", value=limit
-        )
-        yield lag
+def _info() -> Metric:
+    build = build_info()
+    facts = {
+        "version": build.version,
+        "build": "compiled" if build.compiled else "pure",
+        "loop": build.loop,
+        "python": build.python,
+    }
+    return InfoMetricFamily("gevpy", "Which gevpy is running, and on what.", value=facts)
 
-    def _buffer_bytes(self) -> Metric:
-        family = GaugeMetricFamily(
-            "gevpy_buffer_bytes",
-            "Bytes that wait in the buffers of open connections: read and not handled, or not sent yet.",
-            labels=("worker", "direction"),
-        )
-        for reactor in self._reactors:
-            read = write = 0
-            for conn in reactor.connections:
-                read += conn.read_buffer_length
-                write += conn.write_buffer_length
-            worker = str(reactor.worker.id)
-            family.add_metric((worker, "read"), read)
-            family.add_metric((worker, "write"), write)
-        return family
+
+def _plain_counters(whole: Snapshot) -> Iterator[Metric]:
+    for name, documentation, counter in PLAIN_COUNTERS:
+        yield CounterMetricFamily(name, documentation, value=whole.counters[counter])
+
+
+def _reason_counters(whole: Snapshot) -> Iterator[Metric]:
+    for name, documentation, table, reasons in REASON_COUNTERS:
+        family = CounterMetricFamily(name, documentation, labels=("reason",))
+        for reason in reasons:
+            family.add_metric((reason.value,), whole.tables[table].get(reason.value, 0))
+        yield family
+
+
+def _handler_seconds(whole: Snapshot) -> Metric:
+    return SummaryMetricFamily(
+        "gevpy_handler_seconds",
+        HANDLER_SECONDS_HELP,
+        count_value=int(whole.counters["handler_calls"]),
+        sum_value=whole.counters["handler_seconds"],
+    )
+
+
+def _blocked_seconds(whole: Snapshot) -> Metric:
+    family = CounterMetricFamily(
+        "gevpy_loop_blocked_seconds_total",
+        "Time for which a loop was blocked, by the handler's method and the kind of message.",
+        labels=("where", "kind"),
+    )
+    for place, seconds in (whole.blocked or {"other|": 0.0}).items():
+        where, _, kind = place.partition("|")
+        family.add_metric((where, kind), seconds)
+    return family
+
+
+def _states(states: Sequence[str]) -> Metric:
+    family = GaugeMetricFamily("gevpy_workers", "Workers, by state.", labels=("state",))
+    for state in WORKER_STATES:
+        family.add_metric((state,), sum(one == state for one in states))
+    return family
+
+
+def _gauges(workers: Sequence[Snapshot]) -> Iterator[Metric]:
+    connections = GaugeMetricFamily("gevpy_connections", "Connections open now.", labels=("worker",))
+    lag = GaugeMetricFamily("gevpy_loop_lag_seconds", "How late the loop's last tick came.", labels=("worker",))
+    resident = GaugeMetricFamily(
+        "gevpy_worker_resident_bytes", "Resident memory of the worker's process.", labels=("worker",)
+    )
+    for number, several in _by_number(workers).items():
+        connections.add_metric((number,), sum(one.connections for one in several))
+        lag.add_metric((number,), max(one.lag_seconds for one in several))
+        resident.add_metric((number,), sum(one.rss_bytes for one in several))
+    limit = sum(one.limit for one in workers)
+    yield connections
+    yield GaugeMetricFamily("gevpy_connections_limit", "Connections that are admitted at once, at most.", value=limit)
+    yield lag
+    yield resident
+
+
+def _buffer_bytes(workers: Sequence[Snapshot]) -> Metric:
+    family = GaugeMetricFamily(
+        "gevpy_buffer_bytes",
+        "Bytes that wait in the buffers of open connections: read and not handled, or not sent yet.",
+        labels=("worker", "direction"),
+    )
+    for number, several in _by_number(workers).items():
+        family.add_metric((number, "read"), sum(one.read_buffer_bytes for one in several))
+        family.add_metric((number, "write"), sum(one.write_buffer_bytes for one in several))
+    return family
+
+
+def _by_number(workers: Sequence[Snapshot]) -> dict[str, list[Snapshot]]:
+    """Gather the snapshots of each slot: while one is replaced, there are two processes in it."""
+    found: dict[str, list[Snapshot]] = {}
+    for one in workers:
+        found.setdefault(str(one.worker), []).append(one)
+    return found

@@ -1,12 +1,13 @@
-"""The metrics port: ``/metrics`` for Prometheus, ``/healthz`` and ``/readyz`` for whoever watches the process.
+"""The metrics port: ``/metrics`` for Prometheus, ``/`` for people, ``/stats.json``, and ``/healthz`` and ``/readyz``.
 
-A listener of its own on the server's loop. A connection carries one request: the head is parsed by h11, answered at
-once and in one write, and then the connection ends. There are no tasks, so nothing a scraper does can leave one
+A listener of its own on the server's loop. A connection carries one request: the head is parsed by h11, answered in
+one write, and then the connection ends. What needs no numbers is answered at once; for numbers, the source is asked
+to bring them up to date first, once for all who wait. That is the only task, so nothing a scraper does can leave one
 behind; all that a connection holds is its transport and one timer.
 
-What a bad client can take is bounded: 1 KiB of request head, 5 seconds from connecting to having the answer, 8
-connections at once, and some more that are only told to go away. Whatever goes wrong here is answered with an
-error or cuts this connection; the server never notices.
+What a bad client can take is bounded: 8 KiB of request head, which is what browsers need, 5 seconds from connecting
+to having the answer, 8 connections at once, and some more that are only told to go away. Whatever goes wrong here is
+answered with an error or cuts this connection; the server never notices.
 
 Bound to loopback, it answers only to requests that name loopback in ``Host``. That keeps out web pages which
 point their own name at 127.0.0.1 to read what only this machine should see (DNS rebinding).
@@ -15,50 +16,66 @@ point their own name at 127.0.0.1 to read what only this machine should see (DNS
 from __future__ import annotations
 
 import asyncio
-import ipaddress
+import json
 import logging
 import re
-import socket
 from email.utils import formatdate
+from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import h11
-from prometheus_client import REGISTRY
 from prometheus_client.exposition import choose_encoder
 
 from gevpy.addresses import format_address
-from gevpy.errors import BindError, ConfigError
 from gevpy.log_limit import LimitedLog
-from gevpy.metrics.collector import ServerCollector
+from gevpy.metrics.address import BACKLOG, is_loopback, listen_at, names_loopback
+from gevpy.metrics.answer import FIELDS, Answer, plain
+from gevpy.metrics.page import page_file
+from gevpy.metrics.refresh import Refresher
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    import socket
+    from collections.abc import Callable, Iterator
 
     from prometheus_client.core import Metric
 
-    from gevpy.reactor import Reactor
+__all__ = ["MetricsEndpoint", "MetricsSource"]
 
-__all__ = ["MetricsEndpoint"]
-
-HEAD_BYTES = 1024
+HEAD_BYTES = 8 * 1024
 DEADLINE_S = 5.0
 GOODBYE_S = 1.0  # for a client to read that it was too late
 MAX_CONNECTIONS = 8
 MAX_OPEN = 64  # with those that are being told that there are too many
 MAX_DISCARDED_BYTES = 64 * 1024
-BACKLOG = 16
-MAX_PORT = 65535
 
-TEXT = "text/plain; charset=utf-8"
 METHODS = (b"GET", b"HEAD")
-PATHS_HINT = "not found; there are /metrics, /healthz and /readyz\n"
+PATHS_HINT = "not found; there are /, /metrics, /stats.json, /healthz and /readyz\n"
 
-ADDRESS = re.compile(r"(?:\[(?P<v6>[^\[\]\0- \x7f]+)\]|(?P<host>[^\[\]:\0- \x7f]+)):(?P<port>[0-9]{1,5})")
 ODD_VERSION = re.compile(r"version=(?![0-9]+(?:\.[0-9]+)*\s*(?:[;,]|$))", re.ASCII)  # choose_encoder can't take these
-HOST_HEADER = re.compile(r"(?:\[([^\[\]]*)\]|([^\[\]:]*))(?::[0-9]*)?", re.ASCII)
 
 logger = logging.getLogger("gevpy.metrics")
+
+
+class MetricsSource(Protocol):
+    """Where the numbers come from: one loop, or the supervisor of many.
+
+    For the loop of the endpoint that asks it.
+    """
+
+    async def refresh(self) -> None:
+        """Bring the numbers up to date, as far as that can be done within a second.
+
+        What it raises is logged, and the last numbers are shown. It is cancelled when it takes too long.
+        """
+
+    def collect(self) -> Iterator[Metric]:
+        """Give what ``/metrics`` shows: gevpy's families, then the application's own."""
+        ...
+
+    def stats(self) -> dict[str, Any]:
+        """Give the document of ``/stats.json``, which ``json`` can write; see `gevpy.metrics.source`."""
+        ...
 
 
 class MetricsEndpoint:
@@ -73,34 +90,35 @@ class MetricsEndpoint:
     Resource handling: `stop` closes the listener and every connection, and waits until they are gone.
     """
 
-    def __init__(self, sock: socket.socket, reactors: Sequence[Reactor]) -> None:
+    def __init__(self, sock: socket.socket, source: MetricsSource) -> None:
         """Set up on a bound socket; nothing is served before `start` has listened."""
         name = sock.getsockname()
         self.address = format_address(name)
         self.ready = False
         self.log = LimitedLog(logger)
-        self._collector = ServerCollector(reactors)
-        self._only_loopback = _is_loopback(name[0])
+        self.refresher = Refresher(source.refresh, self.log)
+        self._source = source
+        self._only_loopback = is_loopback(name[0])
         self._server: asyncio.Server | None = None
         self._served: set[_Exchange] = set()
         self._refused: set[_Exchange] = set()
         self._stopped = False
 
     @classmethod
-    async def start(cls, address: str, reactors: Sequence[Reactor]) -> MetricsEndpoint:
+    async def start(cls, address: str, source: MetricsSource) -> MetricsEndpoint:
         """Listen on ``address`` and begin to answer.
 
         Args:
             address: ``"host:port"`` or ``"[ipv6]:port"``; port 0 lets the system choose. A name is bound on the
                 first of its addresses that can be had, IPv4 first.
-            reactors: the server's loops.
+            source: the numbers to show.
 
         Raises:
             ConfigError: ``address`` is not of this form.
             BindError: it can't be listened on.
         """
-        sock = _bind(address)
-        endpoint = cls(sock, reactors)
+        sock = listen_at(address)
+        endpoint = cls(sock, source)
         loop = asyncio.get_running_loop()
         try:
             # To asyncio, backlog is also the accepts per wake, with a line of log for each when out of descriptors.
@@ -119,14 +137,10 @@ class MetricsEndpoint:
         server, self._server = self._server, None
         server.close()
         left = [exchange.cut() for exchange in (*self._served, *self._refused)]
+        await self.refresher.stop()
         if left:
             await asyncio.wait(left)
         await server.wait_closed()
-
-    def collect(self) -> Iterator[Metric]:
-        """Give the server's metrics, then the application's own from the global registry."""
-        yield from self._collector.collect()
-        yield from REGISTRY.collect()
 
     # -- connections ---------------------------------------------------------------------------------------------
 
@@ -151,34 +165,44 @@ class MetricsEndpoint:
         """Let a connection go."""
         self._served.discard(exchange)
         self._refused.discard(exchange)
+        self.refresher.forget(exchange.answer_late)
 
     # -- answers -------------------------------------------------------------------------------------------------
 
-    def answer(self, request: h11.Request) -> tuple[HTTPStatus, str, bytes]:
-        """Answer a request: status, content type and body. Never raises."""
+    def answer(self, request: h11.Request) -> Answer | Callable[[], Answer]:
+        """Answer a request; if that takes fresh numbers, give what answers once they are there. Never raises."""
         headers = dict(request.headers)
-        if self._only_loopback and not _names_loopback(headers.get(b"host")):
-            return _text(HTTPStatus.FORBIDDEN, "the Host header must name this machine's loopback\n")
+        if self._only_loopback and not names_loopback(headers.get(b"host")):
+            return plain(HTTPStatus.FORBIDDEN, "the Host header must name this machine's loopback\n")
         if request.method not in METHODS:
-            return _text(HTTPStatus.METHOD_NOT_ALLOWED, "only GET and HEAD\n")
-        match request.target.partition(b"?")[0]:
-            case b"/metrics":
-                return self._metrics(headers.get(b"accept", b"").decode("ascii", "replace"))
-            case b"/healthz":
-                return _text(HTTPStatus.OK, "ok")
-            case b"/readyz":
-                ready, not_ready = (HTTPStatus.OK, "ready"), (HTTPStatus.SERVICE_UNAVAILABLE, "not ready")
-                return _text(*(ready if self.ready else not_ready))
-            case _:
-                return _text(HTTPStatus.NOT_FOUND, PATHS_HINT)
+            return plain(HTTPStatus.METHOD_NOT_ALLOWED, "only GET and HEAD\n")
+        path = request.target.partition(b"?")[0]
+        if path == b"/metrics":
+            accept = headers.get(b"accept", b"").decode("ascii", "replace")
+            encode, content_type = choose_encoder("" if ODD_VERSION.search(accept) else accept)
+            return partial(self._show, content_type, encode)
+        if path == b"/stats.json":
+            return partial(self._show, "application/json", _json_of)
+        return self._answer_now(path)
 
-    def _metrics(self, accept: str) -> tuple[HTTPStatus, str, bytes]:
-        encode, content_type = choose_encoder("" if ODD_VERSION.search(accept) else accept)
+    def _answer_now(self, path: bytes) -> Answer:
+        if path == b"/healthz":
+            return plain(HTTPStatus.OK, "ok")
+        if path == b"/readyz":
+            ready, not_ready = (HTTPStatus.OK, "ready"), (HTTPStatus.SERVICE_UNAVAILABLE, "not ready")
+            return plain(*(ready if self.ready else not_ready))
+        return page_file(path) or plain(HTTPStatus.NOT_FOUND, PATHS_HINT)
+
+    def _show(self, content_type: str, encode: Callable[[MetricsSource], bytes]) -> Answer:
         try:
-            return HTTPStatus.OK, content_type, encode(self)
+            return Answer(HTTPStatus.OK, content_type, encode(self._source))
         except Exception as error:  # noqa: BLE001 - collectors in the global registry are the application's
             self.log.log("collect", logging.ERROR, "a metrics collector failed", error)
-            return _text(HTTPStatus.INTERNAL_SERVER_ERROR, "a metrics collector failed; see the log\n")
+            return plain(HTTPStatus.INTERNAL_SERVER_ERROR, "a metrics collector failed; see the log\n")
+
+
+def _json_of(source: MetricsSource) -> bytes:
+    return json.dumps(source.stats(), separators=(",", ":"), allow_nan=False).encode()
 
 
 class _Exchange(asyncio.Protocol):
@@ -196,8 +220,10 @@ class _Exchange(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._http = h11.Connection(h11.SERVER)
         self._received = 0
+        self._late_answer: Callable[[], Answer] | None = None  # asked for, and waits for fresh numbers
         self._answered = False
         self._without_body = False
+        self._at_eof = False
         self._timer: asyncio.TimerHandle | None = None
         self._gone: asyncio.Future[None] = self._loop.create_future()
 
@@ -213,24 +239,25 @@ class _Exchange(asyncio.Protocol):
             return
         self._timer = self._loop.call_later(DEADLINE_S if welcome else GOODBYE_S, self._too_late)
         if not welcome:
-            self._reply(*_text(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections\n"))
+            self._reply(plain(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections\n"))
 
     def data_received(self, data: bytes) -> None:
         """Read the head; the first whole one is answered, whatever follows is thrown away."""
         room = max(0, HEAD_BYTES - self._received)
         self._received += len(data)
-        if self._answered:
+        if self._answered or self._late_answer is not None:
             if self._received > MAX_DISCARDED_BYTES:
                 self.cut()
             return
         try:
             self._read_head(data[:room])
         except Exception as error:  # noqa: BLE001 - a fault of ours ends this connection, not more
-            self._endpoint.log.log("answer", logging.ERROR, "a request on the metrics port failed", error)
-            self.cut()
+            self._fail(error)
 
-    def eof_received(self) -> None:
-        """Close: the client has all it wanted, or has given up."""
+    def eof_received(self) -> bool:
+        """Close, if the client has all it wanted, or has given up; but not before an answer that it waits for."""
+        self._at_eof = True
+        return self._late_answer is not None and not self._answered
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """Let go of everything."""
@@ -246,116 +273,68 @@ class _Exchange(asyncio.Protocol):
         self._transport.abort()
         return self._gone
 
+    def answer_late(self) -> None:
+        """Answer what was asked, with the numbers as they are now. Never raises."""
+        if self._late_answer is None or self._answered or self._transport.is_closing():
+            return
+        try:
+            self._reply(self._late_answer())
+        except Exception as error:  # noqa: BLE001 - as in data_received
+            self._fail(error)
+
     def _read_head(self, data: bytes) -> None:
         self._http.receive_data(data)
         try:
             event = self._http.next_event()
         except h11.RemoteProtocolError as error:
-            self._reply(*_text(HTTPStatus(error.error_status_hint), "bad request\n"))
+            self._reply(plain(HTTPStatus(error.error_status_hint), "bad request\n"))
             return
         if isinstance(event, h11.Request):
             self._without_body = event.method == b"HEAD"
-            self._reply(*self._endpoint.answer(event))
+            self._answer(event)
         elif self._received >= HEAD_BYTES:
             reason = f"the request's head is longer than {HEAD_BYTES} bytes\n"
-            self._reply(*_text(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, reason))
+            self._reply(plain(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, reason))
+
+    def _answer(self, request: h11.Request) -> None:
+        answer = self._endpoint.answer(request)
+        if isinstance(answer, Answer):
+            self._reply(answer)
+        else:
+            self._late_answer = answer
+            self._endpoint.refresher.ask(self.answer_late)
+
+    def _fail(self, error: Exception) -> None:
+        self._endpoint.log.log("answer", logging.ERROR, "a request on the metrics port failed", error)
+        self.cut()
 
     def _too_late(self) -> None:
         if self._answered:
             self.cut()
             return
         self._timer = self._loop.call_later(GOODBYE_S, self.cut)
-        self._reply(*_text(HTTPStatus.REQUEST_TIMEOUT, f"no request within {DEADLINE_S:g} s\n"))
+        if self._late_answer is not None:
+            self.answer_late()  # the head came late, or the refresh does: better old numbers than none
+        else:
+            self._reply(plain(HTTPStatus.REQUEST_TIMEOUT, f"no request within {DEADLINE_S:g} s\n"))
 
-    def _reply(self, status: HTTPStatus, content_type: str, body: bytes) -> None:
+    def _reply(self, answer: Answer) -> None:
         self._answered = True
         if self._transport.is_closing():
             return
         headers = [
             ("Date", formatdate(usegmt=True)),
-            ("Content-Type", content_type),
-            ("Content-Length", str(len(body))),
+            ("Content-Type", answer.content_type),
+            ("Content-Length", str(len(answer.body))),
             ("Connection", "close"),
+            *FIELDS,
         ]
-        if status is HTTPStatus.METHOD_NOT_ALLOWED:
+        if answer.status is HTTPStatus.METHOD_NOT_ALLOWED:
             headers.append(("Allow", "GET, HEAD"))
-        head = self._http.send(h11.Response(status_code=status, headers=headers, reason=status.phrase)) or b""
-        self._transport.write(head if self._without_body else head + body)
-        self._transport.write_eof()
-
-
-def _text(status: HTTPStatus, text: str) -> tuple[HTTPStatus, str, bytes]:
-    return status, TEXT, text.encode()
-
-
-# -- addresses -----------------------------------------------------------------------------------------------------
-
-
-def _bind(address: str) -> socket.socket:
-    """Listen on the first address of ``address`` that can be had."""
-    host, port = _parsed(address)
-    try:
-        infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
-        raise _cannot_bind(address, error) from error
-    except UnicodeError as error:  # a name that can't be one, such as a label that is too long
-        raise _malformed(address) from error
-    failure = OSError("no such address")
-    for family, _, _, _, name in sorted(infos, key=lambda info: info[0] != socket.AF_INET):
-        try:
-            return _listen_on(family, name)
-        except OSError as error:
-            failure = error
-    raise _cannot_bind(address, failure) from failure
-
-
-def _listen_on(family: int, name: tuple[object, ...]) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(name)
-        sock.listen(BACKLOG)
-        sock.settimeout(0)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def _parsed(address: str) -> tuple[str, int]:
-    match = ADDRESS.fullmatch(address) if isinstance(address, str) else None
-    if match is None or int(match["port"]) > MAX_PORT:
-        raise _malformed(address)
-    if match["v6"] is None:
-        return match["host"], int(match["port"])
-    try:
-        ipaddress.IPv6Address(match["v6"])
-    except ValueError as error:
-        raise _malformed(address) from error
-    return match["v6"], int(match["port"])
-
-
-def _malformed(address: object) -> ConfigError:
-    return ConfigError(f'metrics must be "host:port", such as "127.0.0.1:9091" or "[::1]:9091", not {address!r}')
-
-
-def _cannot_bind(address: str, error: OSError) -> BindError:
-    return BindError(address, OSError(error.errno, f"{error.strerror or error} (the metrics address)"))
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _names_loopback(header: bytes | None) -> bool:
-    """Tell whether a Host header is one that a page elsewhere can't send; HTTP/1.0 probes have none, browsers do."""
-    if header is None:
-        return True
-    match = HOST_HEADER.fullmatch(header.decode("latin-1").strip())
-    if match is None:
-        return False
-    host = match[1] if match[1] is not None else match[2]
-    return host.lower() == "localhost" or _is_loopback(host)
+        response = h11.Response(status_code=answer.status, headers=headers, reason=answer.status.phrase)
+        head = self._http.send(response) or b""
+        self._transport.write(head if self._without_body else head + answer.body)
+        if self._at_eof:
+            self._transport.close()
+        else:
+            self._transport.write_eof()

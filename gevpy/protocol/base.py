@@ -92,6 +92,18 @@ class Protocol:
         """Add the frame of ``data`` to ``batch``: what `packet` gives, unless a protocol knows a shorter way."""
         batch.append(self.packet(conn, data))
 
+    def goodbye(self, conn: Any, why: str) -> None:
+        """Say to the peer that the server goes away; does nothing unless a protocol has words for it.
+
+        Called once for each connection when its server or worker drains, after ``on_drain``; what is sent here still
+        leaves.
+
+        Args:
+            conn: the connection.
+            why: ``"stop"`` (connections are closed now) or ``"reload"``, ``"recycle"``, ``"remove"`` (they may live on
+                until they close by themselves, or ``timeouts.drain_s`` has passed).
+        """
+
     def max_buffered_bytes(self) -> int:
         """Give the bound on what may stay buffered after None; a protocol with a header adds it here."""
         return self.max_frame_bytes

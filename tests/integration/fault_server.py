@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import gevpy
+from gevpy.single import SingleLoop
 
 __all__ = ["HANDLERS", "Control", "main"]
 
@@ -377,6 +378,12 @@ def waited_for_cpu_s() -> float:
         return 0.0
 
 
+def reactor_of(server: gevpy.Server) -> Any:
+    """Give what the server runs on."""
+    assert isinstance(server._site, SingleLoop)
+    return server._site.service.reactor
+
+
 class Control:
     """Answers the commands of the test."""
 
@@ -408,8 +415,7 @@ class Control:
 
     def report(self) -> dict[str, Any]:
         """Tell what is there now, and what was counted."""
-        reactor = self._server._reactor
-        assert reactor is not None, "the server has started"
+        reactor = reactor_of(self._server)
         stats = reactor.stats
         return {
             "gauge": self._server.connections,
@@ -458,10 +464,9 @@ class Control:
 
     def drain(self) -> None:
         """Drain the connections, as a stop does."""
-        reactor = self._server._reactor
-        assert reactor is not None, "the server has started"
+        reactor = reactor_of(self._server)
         for conn in tuple(reactor.connections):
-            conn.begin_drain()
+            conn.begin_drain("stop")
 
     def stop(self) -> None:
         """Stop the server and end the program."""

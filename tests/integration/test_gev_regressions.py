@@ -14,7 +14,9 @@ import pytest
 
 import gevpy
 from gevpy.listener import Listener
+from gevpy.single import SingleLoop
 from tests.integration.harness import Crowd, FaultServer, best_of, cpu_of, reset, wait_until
+from tests.serving import reactor_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,12 +50,6 @@ class Recording(gevpy.Handler):
         conn.close()
         conn.abort()
         self.closed.put_nowait(conn)
-
-
-def reactor_of(server: gevpy.Server) -> Any:
-    """Give what the server runs on."""
-    assert server._reactor is not None, "the server is running"
-    return server._reactor
 
 
 def connect(server: gevpy.Server) -> socket.socket:
@@ -305,7 +301,9 @@ async def test_descriptors_are_not_inherited() -> None:
     async with asyncio.timeout(DEADLINE_S), gevpy.serve(handler, port=0) as server:
         with connect(server):
             conn = await handler.opened.get()
-            assert server._listening is not None
             accepted = conn._transport.get_extra_info("socket").fileno()
-            listening = [sock.fileno() for sock in server._listening.sockets]
+            site = server._site
+            assert isinstance(site, SingleLoop)
+            assert site._listening is not None
+            listening = [sock.fileno() for sock in site._listening.sockets]
             assert not any(os.get_inheritable(fd) for fd in [accepted, *listening])

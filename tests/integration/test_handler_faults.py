@@ -38,6 +38,7 @@ from tests.integration.harness import (
     raise_descriptor_limit,
     wait_until,
 )
+from tests.serving import reactor_of
 
 if TYPE_CHECKING:
     import logging
@@ -223,8 +224,7 @@ async def test_errors_are_logged_and_counted_once(caplog: pytest.LogCaptureFixtu
             assert await reader.read() == b""
             writer.close()
             await writer.wait_closed()
-        reactor = server._reactor
-        assert reactor is not None
+        reactor = reactor_of(server)
         assert reactor.stats.handler_errors == 10
         assert reactor.stats.closed == {gevpy.CloseKind.HANDLER_ERROR: 10}
     errors = [record for record in caplog.records if record.levelname == "ERROR"]
@@ -361,8 +361,7 @@ async def test_a_send_that_crosses_the_close_is_told() -> None:
         thread.join()  # the loop stands: the send waits for it
         conn.abort()
         assert isinstance(await told, gevpy.ConnectionClosed)
-        reactor = server._reactor
-        assert reactor is not None
+        reactor = reactor_of(server)
         assert sum(reactor.stats.dropped.values()) == 1
         writer.close()
         with suppress(ConnectionResetError):  # an abort may reset
@@ -530,8 +529,7 @@ async def test_get_buffer_never_touches_the_transport() -> None:
     """C14: whatever state a connection is in, get_buffer lends room and does nothing else (uvloop would crash)."""
     handler = Catching()
     async with gevpy.serve(handler, port=0, protocol=gevpy.LengthPrefixedProtocol()) as server:
-        reactor = server._reactor
-        assert reactor is not None
+        reactor = reactor_of(server)
         assert reactor.admission.enter("") is None
         reactor.expect()  # as the listener does
         conn = gevpy.Connection(reactor, "", "")

@@ -16,6 +16,7 @@ import gevpy
 from gevpy.closing import CloseKind
 from gevpy.metrics.collector import ServerCollector
 from gevpy.stats import DropReason, RejectReason
+from tests.serving import reactor_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,12 +52,6 @@ class Echo(gevpy.Handler):
 
     def on_close(self, conn: Connection, reason: CloseReason) -> None:
         self.closed.put_nowait(reason.kind)
-
-
-def reactor_of(server: Server) -> Any:
-    """Give the loop's part of a server, which the collector reads."""
-    assert server._reactor is not None
-    return server._reactor
 
 
 def scrape(server: Server) -> dict[Series, float]:
@@ -103,7 +98,7 @@ async def test_a_new_server_counts_from_zero() -> None:
     async with asyncio.timeout(10), gevpy.serve(Echo(), port=0) as server:
         samples = scrape(server)
         moved = {name for (name, _), amount in samples.items() if amount and name != "gevpy_loop_lag_seconds"}
-        assert moved == {"gevpy_info", "gevpy_connections_limit"}
+        assert moved == {"gevpy_info", "gevpy_connections_limit", "gevpy_workers", "gevpy_worker_resident_bytes"}
 
 
 async def test_an_echo_moves_connections_bytes_and_messages() -> None:

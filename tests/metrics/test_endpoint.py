@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import json
 import logging
 import socket
 from typing import TYPE_CHECKING, Any
@@ -17,28 +18,26 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 import gevpy
 from gevpy.errors import BindError, ConfigError
 from gevpy.metrics import endpoint as module
+from gevpy.metrics import refresh
 from gevpy.metrics.endpoint import MetricsEndpoint
+from tests.metrics.scraping import (
+    Answer,
+    Echo,
+    HeldSource,
+    connect,
+    connect_to,
+    endpoint_of,
+    exchange,
+    fetch,
+    hang_up,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from gevpy.connection import Connection
     from gevpy.server import Server
-
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-
-
-class Echo(gevpy.Handler):
-    """Echoes."""
-
-    def on_message(self, conn: Connection, ctx: Any, data: bytes) -> bytes:
-        return data
-
-
-def endpoint_of(server: Server) -> MetricsEndpoint:
-    """Give the metrics port of a server."""
-    assert server._endpoint is not None
-    return server._endpoint
+    from tests.metrics.scraping import Streams
 
 
 @pytest.fixture
@@ -52,58 +51,6 @@ async def server() -> AsyncIterator[Server]:
 def address(server: Server) -> str:
     """Where its metrics are."""
     return endpoint_of(server).address
-
-
-class Answer:
-    """An HTTP answer, taken apart."""
-
-    def __init__(self, raw: bytes) -> None:
-        head, _, self.body = raw.partition(b"\r\n\r\n")
-        line, *fields = head.decode().split("\r\n")
-        self.version, status, self.phrase = line.split(" ", 2)
-        self.status = int(status)
-        self.headers = {name.lower(): text for name, text in (field.split(": ", 1) for field in fields)}
-
-    @property
-    def text(self) -> str:
-        """The body as text."""
-        return self.body.decode()
-
-
-async def connect(address: str) -> Streams:
-    """Connect to ``"host:port"``."""
-    host, _, port = address.rpartition(":")
-    return await asyncio.open_connection(host.strip("[]"), int(port))
-
-
-async def connect_to(server: Server) -> Streams:
-    """Connect to the server itself."""
-    (address,) = server.addresses
-    assert not isinstance(address, str)
-    return await asyncio.open_connection(*address)
-
-
-async def hang_up(streams: Streams) -> None:
-    """Close a client's side; whether the other was first doesn't matter."""
-    streams[1].close()
-    with contextlib.suppress(ConnectionError):
-        await streams[1].wait_closed()
-
-
-async def exchange(address: str, request: bytes) -> Answer:
-    """Send ``request``, and give what comes until the end."""
-    client = await connect(address)
-    try:
-        client[1].write(request)
-        return Answer(await client[0].read())
-    finally:
-        await hang_up(client)
-
-
-async def fetch(address: str, path: str, *fields: str, method: str = "GET", host: str | None = None) -> Answer:
-    """Ask for ``path`` as a well-behaved client does."""
-    head = [f"{method} {path} HTTP/1.1", f"Host: {host if host is not None else address}", *fields, "", ""]
-    return await exchange(address, "\r\n".join(head).encode())
 
 
 async def sample(address: str, name: str) -> float:
@@ -196,7 +143,7 @@ async def test_health_is_one_word(address: str) -> None:
     assert (answer.status, answer.text) == (200, "ok")
 
 
-@pytest.mark.parametrize("path", ["/metrics", "/healthz", "/readyz", "/nowhere"])
+@pytest.mark.parametrize("path", ["/", "/metrics", "/stats.json", "/healthz", "/readyz", "/nowhere"])
 async def test_head_is_get_without_the_body(address: str, path: str) -> None:
     """HEAD has the status and fields of GET, the length included, and no body."""
     full = await fetch(address, path)
@@ -209,9 +156,10 @@ async def test_head_is_get_without_the_body(address: str, path: str) -> None:
 
 async def test_an_unknown_path_gets_a_hint(address: str) -> None:
     """404, with the paths that there are."""
-    answer = await fetch(address, "/")
+    answer = await fetch(address, "/nowhere")
     assert answer.status == 404
-    assert all(path in answer.text for path in ("/metrics", "/healthz", "/readyz"))
+    assert all(f"{path}," in answer.text for path in ("/", "/metrics", "/stats.json"))
+    assert all(path in answer.text for path in ("/healthz", "/readyz"))
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "BREW"])
@@ -297,6 +245,238 @@ async def test_it_is_not_ready_while_it_drains() -> None:
         await hang_up(client)
 
 
+# -- fresh numbers -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def held() -> AsyncIterator[tuple[HeldSource, MetricsEndpoint]]:
+    """A metrics port whose numbers take as long as the test wants."""
+    source = HeldSource()
+    async with asyncio.timeout(20):
+        endpoint = await MetricsEndpoint.start("127.0.0.1:0", source)
+        yield source, endpoint
+        await endpoint.stop()
+
+
+def request(path: str, end: str = "\r\n\r\n") -> bytes:
+    """Write a request for ``path``."""
+    return f"GET {path} HTTP/1.1\r\nHost: localhost{end}".encode()
+
+
+async def ask(endpoint: MetricsEndpoint, path: str) -> Streams:
+    """Send a request for ``path``, and give the connection; it is asked by the time this returns."""
+    client = await connect(endpoint.address)
+    client[1].write(request(path))
+    while not any(each._late_answer for each in endpoint._served):  # noqa: ASYNC110 - state, which signals no event
+        await asyncio.sleep(0)
+    return client
+
+
+def shown(answer: Answer) -> float:
+    """Give the one number of a `HeldSource`, from either document."""
+    if answer.headers["content-type"] == "application/json":
+        return float(json.loads(answer.text)["refreshes"])
+    (found,) = (each.value for family in parse(answer.text) for each in family.samples if each.name == "refreshes")
+    return found
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/stats.json"])
+async def test_an_answer_waits_for_fresh_numbers(held: tuple[HeldSource, MetricsEndpoint], path: str) -> None:
+    """What is shown is what the refresh has brought; the next request asks anew."""
+    source, endpoint = held
+    client = await ask(endpoint, path)
+    await source.asked.wait()
+    source.go_on.set()
+    answer = Answer(await client[0].read())
+    assert (answer.status, shown(answer)) == (200, 1)
+    assert shown(await fetch(endpoint.address, path)) == 2
+    await hang_up(client)
+
+
+async def test_who_asks_together_shares_one_refresh(held: tuple[HeldSource, MetricsEndpoint]) -> None:
+    """Eight clients, either document: one refresh for all."""
+    source, endpoint = held
+    clients = [await ask(endpoint, path) for path in ("/metrics", "/stats.json") * 4]
+    while sum(each._late_answer is not None for each in endpoint._served) < 8:  # noqa: ASYNC110 - the same
+        await asyncio.sleep(0)
+    source.go_on.set()
+    assert [shown(Answer(await client[0].read())) for client in clients] == [1] * 8
+    assert source.refreshes == 1
+    for client in clients:
+        await hang_up(client)
+
+
+async def test_health_and_the_page_wait_for_nothing(held: tuple[HeldSource, MetricsEndpoint]) -> None:
+    """While a refresh goes on, and goes on, all that needs no numbers is answered; nor is a refresh begun for it."""
+    source, endpoint = held
+    endpoint.ready = True
+    paths = ("/healthz", "/readyz", "/", "/static/page.js", "/nowhere")
+    expected = [200, 200, 200, 200, 404]
+    assert [(await fetch(endpoint.address, path)).status for path in paths] == expected
+    assert (await fetch(endpoint.address, "/metrics", method="POST")).status == 405
+    assert (await fetch(endpoint.address, "/metrics", host="evil.example")).status == 403
+    assert source.refreshes == 0
+    client = await ask(endpoint, "/metrics")
+    assert [(await fetch(endpoint.address, path)).status for path in paths] == expected
+    assert source.refreshes == 1
+    await hang_up(client)
+
+
+async def test_a_refresh_that_fails_leaves_the_last_numbers(
+    held: tuple[HeldSource, MetricsEndpoint], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The answer is 200 with what was there before, and the log has the reason, once for many requests."""
+    source, endpoint = held
+    source.go_on.set()
+    assert shown(await fetch(endpoint.address, "/metrics")) == 1
+    source.failure = RuntimeError("no worker answers")
+    for _ in range(3):
+        assert shown(await fetch(endpoint.address, "/metrics")) == 1
+    (record,) = (each for each in caplog.records if each.name == "gevpy.metrics")
+    assert "showing the last ones" in record.getMessage()
+    assert record.exc_info
+    source.failure = None
+    assert shown(await fetch(endpoint.address, "/stats.json")) == 2
+
+
+async def test_a_refresh_that_is_late_leaves_the_last_numbers(
+    held: tuple[HeldSource, MetricsEndpoint], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is given up, the answer comes all the same, and the log says so without a traceback."""
+    monkeypatch.setattr(refresh, "PATIENCE_S", 0.05)
+    source, endpoint = held
+    assert shown(await fetch(endpoint.address, "/metrics")) == 0
+    assert endpoint.refresher._task is None
+    (record,) = (each for each in caplog.records if each.name == "gevpy.metrics")
+    assert "no fresh metrics within 0.05 s" in record.getMessage()
+    assert not record.exc_info
+    source.go_on.set()
+    assert shown(await fetch(endpoint.address, "/metrics")) == 1
+
+
+async def test_at_the_deadline_the_last_numbers_will_do(
+    held: tuple[HeldSource, MetricsEndpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The five seconds hold whatever a refresh does: then the answer is what there is."""
+    monkeypatch.setattr(module, "DEADLINE_S", 0.1)
+    monkeypatch.setattr(refresh, "PATIENCE_S", 60)
+    _, endpoint = held
+    answer = await fetch(endpoint.address, "/metrics")
+    assert (answer.status, shown(answer)) == (200, 0)
+
+
+async def test_who_half_closes_before_the_refresh_is_answered(
+    held: tuple[HeldSource, MetricsEndpoint],
+) -> None:
+    """The end of the client's stream is no end of its patience; the connection is closed after the answer."""
+    source, endpoint = held
+    client = await ask(endpoint, "/metrics")
+    (waiting,) = endpoint._served
+    client[1].write_eof()
+    while not waiting._at_eof:  # noqa: ASYNC110 - state, which signals no event
+        await asyncio.sleep(0)
+    source.go_on.set()
+    assert shown(Answer(await client[0].read())) == 1
+    await waiting._gone
+    await hang_up(client)
+
+
+async def test_who_leaves_before_the_refresh_leaves_nothing(
+    held: tuple[HeldSource, MetricsEndpoint], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A client that resets while it waits is let go at once; the refresh ends for nobody."""
+    source, endpoint = held
+    client = await ask(endpoint, "/metrics")
+    (waiting,) = endpoint._served
+    sock = client[1].get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+    await hang_up(client)
+    await waiting._gone
+    assert endpoint._served == set()
+    assert endpoint.refresher._waiting == {}
+    source.go_on.set()
+    assert shown(await fetch(endpoint.address, "/metrics")) >= 1
+    assert caplog.records == []
+
+
+async def test_who_talks_on_before_the_refresh_is_cut(held: tuple[HeldSource, MetricsEndpoint]) -> None:
+    """A second request while the first waits is thrown away, and so is more of it, up to the bound."""
+    source, endpoint = held
+    client = await ask(endpoint, "/metrics")
+    client[1].write(request("/metrics"))
+    source.go_on.set()
+    assert (await client[0].read()).count(b"HTTP/1.1") == 1
+    await hang_up(client)
+    source.go_on.clear()
+    client = await ask(endpoint, "/metrics")
+    (waiting,) = (each for each in endpoint._served if not each._answered)
+    client[1].write(bytes(128 * 1024))
+    await waiting._gone
+    await hang_up(client)
+
+
+async def test_stop_ends_a_refresh_and_who_waits_for_it(held: tuple[HeldSource, MetricsEndpoint]) -> None:
+    """Nobody is answered any more, and no task is left."""
+    source, endpoint = held
+    tasks = asyncio.all_tasks()
+    client = await ask(endpoint, "/metrics")
+    await source.asked.wait()
+    await endpoint.stop()
+    assert asyncio.all_tasks() <= tasks
+    with contextlib.suppress(ConnectionError):
+        assert await client[0].read() == b""
+    await hang_up(client)
+
+
+async def test_numbers_that_cannot_be_written_get_500(
+    held: tuple[HeldSource, MetricsEndpoint], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A document that JSON has no words for is an error of ours: the client gets a status, the log the reason."""
+    source, endpoint = held
+    source.go_on.set()
+    monkeypatch.setattr(source, "stats", lambda: {"lag_s": float("nan")})
+    assert (await fetch(endpoint.address, "/stats.json")).status == 500
+    assert [each.name for each in caplog.records] == ["gevpy.metrics"]
+    assert (await fetch(endpoint.address, "/metrics")).status == 200
+
+
+async def test_a_fault_after_the_refresh_ends_one_connection(
+    held: tuple[HeldSource, MetricsEndpoint], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Should a late answer fail, its connection is cut and logged; the others who waited with it are answered."""
+    source, endpoint = held
+
+    def fail() -> None:
+        raise RuntimeError("a fault")
+
+    broken = await ask(endpoint, "/metrics")
+    (first,) = endpoint._served
+    monkeypatch.setattr(first, "_late_answer", fail)
+    whole = await connect(endpoint.address)
+    whole[1].write(request("/metrics"))
+    while sum(each._late_answer is not None for each in endpoint._served) < 2:  # noqa: ASYNC110 - state, as above
+        await asyncio.sleep(0)
+    source.go_on.set()
+    assert shown(Answer(await whole[0].read())) == 1
+    with contextlib.suppress(ConnectionError):
+        assert await broken[0].read() == b""
+    assert [each.name for each in caplog.records] == ["gevpy.metrics"]
+    await hang_up(broken)
+    await hang_up(whole)
+
+
+async def test_a_refresh_in_the_turn_of_a_cut_does_nothing(held: tuple[HeldSource, MetricsEndpoint]) -> None:
+    """The numbers may come when the connection is cut already, but not yet reported lost."""
+    _, endpoint = held
+    client = await ask(endpoint, "/metrics")
+    (waiting,) = endpoint._served
+    gone = waiting.cut()
+    waiting.answer_late()
+    await gone
+    assert not waiting._answered
+    await hang_up(client)
+
+
 # -- who may ask ---------------------------------------------------------------------------------------------------
 
 
@@ -315,10 +495,10 @@ async def test_hosts_that_are_loopback_are_served(address: str, host: str) -> No
 )  # fmt: skip
 async def test_other_hosts_are_forbidden_on_loopback(address: str, host: str) -> None:
     """403 for every path: a web page that points its own name here learns nothing."""
-    for path in ("/metrics", "/healthz", "/nowhere"):
+    for path in ("/", "/static/page.js", "/metrics", "/stats.json", "/healthz", "/nowhere"):
         answer = await fetch(address, path, host=host)
         assert answer.status == 403
-        assert b"gevpy_" not in answer.body
+        assert b"gevpy" not in answer.body
 
 
 async def test_host_is_not_checked_when_bound_elsewhere() -> None:
@@ -329,22 +509,21 @@ async def test_host_is_not_checked_when_bound_elsewhere() -> None:
 
 
 async def test_nothing_about_peers_is_shown(server: Server, address: str) -> None:
-    """No address of a client is anywhere in the answer."""
+    """No address of a client is anywhere in the answers."""
     client = await connect_to(server)
     client[1].write(b"hello")
     await client[0].readexactly(5)
-    answer = await fetch(address, "/metrics")
     own = client[1].get_extra_info("sockname")
-    assert "127.0.0.1" not in answer.text
-    assert f":{own[1]}" not in answer.text
+    assert "127.0.0.1" not in (await fetch(address, "/metrics")).text
+    assert f"127.0.0.1:{own[1]}" not in (await fetch(address, "/stats.json")).text
     await hang_up(client)
 
 
 # -- bad clients ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sent", [1024, 1025, 5000, 60_000])
-async def test_a_head_over_1_kib_gets_431(server: Server, address: str, sent: int) -> None:
+@pytest.mark.parametrize("sent", [8192, 8193, 20_000, 60_000])
+async def test_a_head_over_8_kib_gets_431(server: Server, address: str, sent: int) -> None:
     """Whether it ends or not: the answer arrives whole, as nothing is reset under it."""
     start = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nX: "
     answer = await exchange(address, start + b"x" * (sent - len(start)))
@@ -353,11 +532,11 @@ async def test_a_head_over_1_kib_gets_431(server: Server, address: str, sent: in
     await echo_works(server)
 
 
-async def test_a_head_of_exactly_1_kib_is_served(address: str) -> None:
+async def test_a_head_of_exactly_8_kib_is_served(address: str) -> None:
     """The limit itself is within the limit."""
     start, end = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: ", b"\r\n\r\n"
-    assert (await exchange(address, start + b"x" * (1024 - len(start) - len(end)) + end)).status == 200
-    assert (await exchange(address, start + b"x" * (1025 - len(start) - len(end)) + end)).status == 431
+    assert (await exchange(address, start + b"x" * (8192 - len(start) - len(end)) + end)).status == 200
+    assert (await exchange(address, start + b"x" * (8193 - len(start) - len(end)) + end)).status == 431
 
 
 @pytest.mark.parametrize(
@@ -568,7 +747,7 @@ async def test_a_deadline_in_the_turn_of_a_cut_does_nothing(server: Server, addr
 
 async def test_stop_ends_every_connection_and_leaves_no_task(server: Server) -> None:
     """Waiting, half-asked and refused ones are closed, with nobody's help; the port is free at once."""
-    endpoint = await MetricsEndpoint.start("127.0.0.1:0", [server._running()])
+    endpoint = await MetricsEndpoint.start("127.0.0.1:0", endpoint_of(server)._source)
     clients = [await connect(endpoint.address) for _ in range(12)]
     for client in clients:
         client[1].write(b"GET /metr")
@@ -580,7 +759,7 @@ async def test_stop_ends_every_connection_and_leaves_no_task(server: Server) -> 
         with contextlib.suppress(ConnectionError):
             await client[0].read()
         await hang_up(client)
-    again = await MetricsEndpoint.start(endpoint.address, [server._running()])
+    again = await MetricsEndpoint.start(endpoint.address, endpoint_of(server)._source)
     assert again.address == endpoint.address
     await again.stop()
     await again.stop()
@@ -590,9 +769,9 @@ async def test_a_start_that_fails_closes_its_socket(server: Server, monkeypatch:
     """Whatever the loop has against it, nothing is left behind."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.bind(("127.0.0.1", 0))
-    monkeypatch.setattr(module, "_bind", lambda _: sock)
+    monkeypatch.setattr(module, "listen_at", lambda _: sock)
     with pytest.raises(ValueError, match=r"(?i)stream"):
-        await MetricsEndpoint.start("127.0.0.1:0", [server._running()])
+        await MetricsEndpoint.start("127.0.0.1:0", endpoint_of(server)._source)
     assert sock.fileno() == -1
 
 
@@ -605,7 +784,7 @@ async def test_a_start_that_fails_closes_its_socket(server: Server, monkeypatch:
 async def test_a_malformed_address_is_a_config_error(address: str) -> None:
     """The error says what would do; nothing is left bound."""
     with pytest.raises(ConfigError, match=r"metrics must be .*127\.0\.0\.1:9091"):
-        await MetricsEndpoint.start(address, [])
+        await MetricsEndpoint.start(address, HeldSource())
 
 
 async def test_a_port_in_use_is_a_bind_error_and_stops_the_start(address: str) -> None:
@@ -621,7 +800,7 @@ async def test_a_port_in_use_is_a_bind_error_and_stops_the_start(address: str) -
 async def test_an_address_of_another_machine_is_a_bind_error() -> None:
     """What isn't here can't be listened on."""
     with pytest.raises(BindError, match="metrics") as caught:
-        await MetricsEndpoint.start("192.0.2.1:0", [])
+        await MetricsEndpoint.start("192.0.2.1:0", HeldSource())
     assert caught.value.address == "192.0.2.1:0"
     assert caught.value.errno == errno.EADDRNOTAVAIL
 
@@ -634,7 +813,7 @@ async def test_a_name_that_does_not_resolve_is_a_bind_error(monkeypatch: pytest.
 
     monkeypatch.setattr(socket, "getaddrinfo", fail)
     with pytest.raises(BindError, match="not known") as caught:
-        await MetricsEndpoint.start("no-such-host.invalid:9091", [])
+        await MetricsEndpoint.start("no-such-host.invalid:9091", HeldSource())
     assert caught.value.address == "no-such-host.invalid:9091"
 
 
@@ -650,7 +829,7 @@ async def test_a_name_is_bound_on_the_first_address_that_is_here(
     ]
     with monkeypatch.context() as patched:
         patched.setattr(socket, "getaddrinfo", lambda *_, **__: found)
-        endpoint = await MetricsEndpoint.start("a-name:0", [server._running()])
+        endpoint = await MetricsEndpoint.start("a-name:0", endpoint_of(server)._source)
     assert endpoint.address.startswith("127.0.0.1:")
     assert (await fetch(endpoint.address, "/healthz")).status == 200
     await endpoint.stop()
@@ -669,7 +848,7 @@ def ipv6_is_here() -> bool:
 @pytest.mark.skipif(not ipv6_is_here(), reason="this machine has no IPv6 loopback")
 async def test_ipv6_is_written_with_brackets(server: Server) -> None:
     """``[::1]:0`` is bound, shown and guarded like IPv4's loopback."""
-    endpoint = await MetricsEndpoint.start("[::1]:0", [server._running()])
+    endpoint = await MetricsEndpoint.start("[::1]:0", endpoint_of(server)._source)
     assert endpoint.address.startswith("[::1]:")
     assert (await fetch(endpoint.address, "/healthz")).status == 200
     assert (await fetch(endpoint.address, "/healthz", host="evil.example")).status == 403

@@ -1,0 +1,206 @@
+"""One worker process, as its supervisor sees it: spawned, ready, beating, draining, gone."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import time
+from multiprocessing import get_context
+from typing import TYPE_CHECKING
+
+from gevpy.control import Channel, Drain, Hurry, Message
+from gevpy.metrics.snapshot import Snapshot
+from gevpy.placement import WorkerLoad
+from gevpy.worker_process import Assignment, run_worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from multiprocessing.context import SpawnProcess
+
+    from gevpy.application import Application
+
+__all__ = ["Child"]
+
+SPAWN = get_context("spawn")
+
+logger = logging.getLogger("gevpy.supervisor")
+
+
+class Child:
+    """A worker process and the supervisor's end of its control channel.
+
+    On the supervisor's loop only.
+
+    Attributes:
+        slot: its number.
+        ready: whether it has said so.
+        leaving: it was told to drain.
+        snapshot: what it last said it had counted.
+        turned_s: when its loop last turned, by the monotonic clock, which all processes share.
+        started_s: when it was spawned, by the same.
+        failure: why it could not start, in a line; "" if it did not say.
+        load: what placements see of it.
+        exit_code: how it ended: None as long as it runs, the negative signal number for one that a signal ended.
+
+    Args:
+        loop: the supervisor's loop.
+        slot: the number the worker will have.
+        on_message: called with each of its messages.
+        on_exit: called once, when it has exited and all it had said was taken.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        slot: int,
+        on_message: Callable[[Child, Message, bytes], None],
+        on_exit: Callable[[Child], None],
+    ) -> None:
+        """Set up; `spawn` begins."""
+        self._loop = loop
+        self.slot = slot
+        self._on_message = on_message
+        self._on_exit = on_exit
+        self.ready = False
+        self.leaving = False
+        self.failure = ""
+        self.trace = ""
+        self.snapshot = Snapshot.empty(slot)
+        self.started_s = self.turned_s = time.monotonic()
+        self.load = WorkerLoad(slot, 0)
+        self._process: SpawnProcess | None = None
+        self._channel: Channel | None = None
+        self._alarm: Channel | None = None
+        self._killing: asyncio.TimerHandle | None = None
+        self._reaped = False
+        self.exit_code: int | None = None
+        self.gone: asyncio.Future[None] = loop.create_future()
+
+    def __repr__(self) -> str:
+        """Show which one it is."""
+        return f"worker {self.slot} (pid {self.pid})"
+
+    @property
+    def pid(self) -> int:
+        """The process's id, 0 before it is spawned."""
+        return self.load.pid
+
+    @property
+    def how_it_ended(self) -> str:
+        """The exit in words."""
+        code = self.exit_code
+        if code is not None and code < 0:
+            try:
+                return f"was ended by {signal.Signals(-code).name}"
+            except ValueError:
+                return f"was ended by signal {-code}"
+        return f"exited with code {code}"
+
+    async def spawn(
+        self, application: Application, listeners: Sequence[socket.socket], cpus: tuple[int, ...] | None
+    ) -> None:
+        """Start the process. Raises whatever keeps it from being started, such as OSError."""
+        ours, its = socket.socketpair()
+        our_alarm, its_alarm = socket.socketpair()
+        assignment = Assignment(self.slot, application, list(listeners), its, its_alarm, _log_levels(), cpus)
+        process = SPAWN.Process(target=run_worker, args=(assignment,), name=f"gevpy worker {self.slot}")
+        try:
+            await asyncio.to_thread(process.start)  # it writes all that the process needs to a pipe, and waits for it
+        except BaseException:
+            ours.close()
+            our_alarm.close()
+            raise
+        finally:
+            its.close()
+            its_alarm.close()
+        self._process = process
+        self.load = WorkerLoad(self.slot, process.pid or 0)
+        self._channel = Channel(self._loop, ours, self._received, self._channel_ended)
+        self._alarm = Channel(self._loop, our_alarm, self._received, lambda _error: None)
+        self._loop.add_reader(process.sentinel, self._exited)
+
+    def send(self, message: Message, payload: bytes = b"", descriptors: Sequence[int] = ()) -> bool:
+        """Say something to it; False if it can't be told."""
+        return self._channel is not None and self._channel.send(message, payload, descriptors)
+
+    def drain(self, why: str, timeout_s: float | None, kill_after_s: float, *, patient: bool = False) -> None:
+        """Tell it to drain and exit, and kill it if it hasn't ``kill_after_s`` after the deadline. Idempotent."""
+        if self.leaving:
+            return
+        self.leaving = True
+        self.send(Drain(why, timeout_s, patient))
+        if timeout_s is not None:
+            self._kill_in(timeout_s + kill_after_s)
+
+    def hurry(self, kill_after_s: float) -> None:
+        """End its drain now."""
+        self.send(Hurry())
+        self._kill_in(kill_after_s)
+
+    def kill(self, why: str) -> None:
+        """End the process at once."""
+        if not self._reaped:
+            logger.error("killing %r: %s", self, why)
+            self.signal(signal.SIGKILL)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal, if it still runs."""
+        if self._process is not None and not self._reaped:
+            os.kill(self.pid, number)
+
+    def _kill_in(self, seconds: float) -> None:
+        if self._killing is not None:
+            self._killing.cancel()
+        self._killing = self._loop.call_later(seconds, self.kill, "it has not exited in time")
+
+    def _received(self, message: Message, payload: bytes, descriptors: list[int]) -> None:
+        for fd in descriptors:  # a worker has none to give
+            os.close(fd)
+        self._on_message(self, message, payload)
+
+    def _channel_ended(self, error: Exception | None) -> None:
+        if error is not None and not self.leaving:
+            self.kill(f"its control channel failed: {error}")
+
+    def _exited(self) -> None:
+        process = self._process
+        assert process is not None, "it was spawned"
+        self._loop.remove_reader(process.sentinel)
+        process.join()
+        self._reaped = True  # from now on its id may be another's
+        self.exit_code = process.exitcode
+        process.close()  # what it holds would else wait for the garbage collector
+        if self._killing is not None:
+            self._killing.cancel()
+        for channel in (self._channel, self._alarm):
+            if channel is not None:
+                channel.read_rest()
+                channel.close()
+        self.gone.set_result(None)
+        self._on_exit(self)
+
+    def take_beat(self, payload: bytes, turned_s: float, ticket: int) -> None:
+        """Keep what a beat said."""
+        try:
+            snapshot = Snapshot.from_json(payload)
+        except ValueError as error:
+            self.kill(f"it sent no snapshot: {error}")
+            return
+        snapshot.families = snapshot.families or self.snapshot.families
+        if not ticket:  # a plain beat doesn't say
+            snapshot.read_buffer_bytes = self.snapshot.read_buffer_bytes
+            snapshot.write_buffer_bytes = self.snapshot.write_buffer_bytes
+        self.snapshot = snapshot
+        self.turned_s = turned_s
+
+
+def _log_levels() -> dict[str, int]:
+    """Give the levels that this process's loggers were set to, the root's under ``""``."""
+    levels = {"": logging.getLogger().level}
+    for name, one in logging.Logger.manager.loggerDict.items():
+        if isinstance(one, logging.Logger) and one.level:
+            levels[name] = one.level
+    return levels

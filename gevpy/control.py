@@ -1,0 +1,429 @@
+"""The channel between the supervisor and one worker: an unnamed socketpair, messages of a fixed schema, descriptors.
+
+    ┌────────┬─────────┬─────────────┬────────────────┬─────────────┐
+    │ header │ payload │ descriptors │ header as JSON │ payload     │
+    │ length │ length  │ count       │ {"kind": ...}  │ any bytes   │
+    └────────┴─────────┴─────────────┴────────────────┴─────────────┘
+      4 bytes  4 bytes   2 bytes
+
+Nothing that comes in is ever unpickled. A message is one of the classes below, with exactly their fields; whatever is
+longer, malformed or brings descriptors that no message announced ends the channel with a `ControlError`, and the
+descriptors are closed. Neither side can make the other hold more than a bounded amount.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import socket
+import struct
+import types
+import typing
+from collections import deque
+from dataclasses import dataclass
+from os import close as close_descriptor
+from os import dup, set_inheritable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from gevpy.errors import GevError
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Iterable, Sequence
+
+__all__ = [
+    "MESSAGES",
+    "Accept",
+    "Adopt",
+    "Ask",
+    "Beat",
+    "Channel",
+    "ControlError",
+    "Count",
+    "Counted",
+    "Deliver",
+    "Drain",
+    "Drained",
+    "Failed",
+    "Hurry",
+    "Logged",
+    "Message",
+    "Open",
+    "Ready",
+    "Release",
+    "Take",
+    "decode",
+    "encode",
+]
+
+HEAD = struct.Struct("!IIH")
+MAX_HEADER_BYTES = 64 * 1024
+MAX_PAYLOAD_BYTES = 16 * 1024 * 1024
+MAX_DESCRIPTORS = 64
+MAX_QUEUED_BYTES = 32 * 1024 * 1024  # to a worker that doesn't read: then messages are refused
+READ_BYTES = 64 * 1024
+READS_PER_WAKE = 16  # then the loop's other work gets its turn
+
+
+class ControlError(GevError):
+    """What came over a control channel is no message, or breaks a bound."""
+
+
+class Message:
+    """Base of all messages."""
+
+    __slots__ = ()
+    KIND: ClassVar[str]
+
+
+# -- from the supervisor ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Accept(Message):
+    """Begin to accept on the worker's own listeners."""
+
+    KIND: ClassVar[str] = "accept"
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt(Message):
+    """Accept on the listeners that come along, too: those of a slot whose worker is gone."""
+
+    KIND: ClassVar[str] = "adopt"
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Release(Message):
+    """Accept no more on the listeners of a slot: its own worker is back."""
+
+    KIND: ClassVar[str] = "release"
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Take(Message):
+    """Take the accepted connection that comes along."""
+
+    KIND: ClassVar[str] = "take"
+
+
+@dataclass(frozen=True, slots=True)
+class Drain(Message):
+    """Accept no more, end all connections, then exit: at once gently, or patiently when they close by themselves."""
+
+    KIND: ClassVar[str] = "drain"
+    why: str
+    timeout_s: float | None
+    patient: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Hurry(Message):
+    """End the drain now."""
+
+    KIND: ClassVar[str] = "hurry"
+
+
+@dataclass(frozen=True, slots=True)
+class Ask(Message):
+    """Send a `Beat` now."""
+
+    KIND: ClassVar[str] = "ask"
+    ticket: int
+
+
+# -- in both directions ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver(Message):
+    """Send the payload to the subscribers of a topic, or to every connection where that is None."""
+
+    KIND: ClassVar[str] = "deliver"
+    topic: str | None
+    is_text: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Count(Message):
+    """Count the subscribers of a topic."""
+
+    KIND: ClassVar[str] = "count"
+    ticket: int
+    topic: str
+
+
+@dataclass(frozen=True, slots=True)
+class Counted(Message):
+    """Answer `Count`."""
+
+    KIND: ClassVar[str] = "counted"
+    ticket: int
+    count: int
+
+
+# -- from the worker -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Ready(Message):
+    """The worker is ready to accept."""
+
+    KIND: ClassVar[str] = "ready"
+
+
+@dataclass(frozen=True, slots=True)
+class Failed(Message):
+    """The worker can't start, and exits."""
+
+    KIND: ClassVar[str] = "failed"
+    error: str
+    trace: str
+
+
+@dataclass(frozen=True, slots=True)
+class Beat(Message):
+    """The loop turns; the payload is a snapshot of what it counts, as JSON."""
+
+    KIND: ClassVar[str] = "beat"
+    ticket: int
+    turned_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Open(Message):
+    """So many connections are open, and so many that were handed over have ended since the last such message."""
+
+    KIND: ClassVar[str] = "open"
+    connections: int
+    gone: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drained(Message):
+    """The drain has ended; the payload says as JSON who was aborted."""
+
+    KIND: ClassVar[str] = "drained"
+    aborted: int
+
+
+@dataclass(frozen=True, slots=True)
+class Logged(Message):
+    """A log record, for the supervisor's logging."""
+
+    KIND: ClassVar[str] = "logged"
+    name: str
+    level: int
+    text: str
+
+
+MESSAGES: dict[str, type[Message]] = {kind.KIND: kind for kind in Message.__subclasses__()}
+FIELDS: dict[str, dict[str, tuple[type, ...]]] = {}
+
+
+def _types_of(hint: Any) -> tuple[type, ...]:
+    """Give what a field may hold; a whole number is a fine float."""
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return (*kinds, int) if float in kinds else kinds
+
+
+for _kind, _class in MESSAGES.items():
+    _hints = typing.get_type_hints(_class)
+    FIELDS[_kind] = {field.name: _types_of(_hints[field.name]) for field in dataclasses.fields(_class)}  # type: ignore[arg-type]
+
+
+def encode(message: Message, payload: bytes = b"", descriptors: int = 0) -> bytes:
+    """Give the bytes of a message.
+
+    Raises:
+        ControlError: it is longer than a channel takes.
+    """
+    fields = {name: getattr(message, name) for name in FIELDS[message.KIND]}
+    header = json.dumps({"kind": message.KIND, **fields}, separators=(",", ":")).encode()
+    if len(header) > MAX_HEADER_BYTES or len(payload) > MAX_PAYLOAD_BYTES:
+        msg = f"a {message.KIND} message of {len(header)} + {len(payload)} bytes is too long for the control channel"
+        raise ControlError(msg)
+    return HEAD.pack(len(header), len(payload), descriptors) + header + payload
+
+
+def decode(header: bytes) -> Message:
+    """Make the message that ``header`` describes.
+
+    Raises:
+        ControlError: it is none, or has other fields than it should.
+    """
+    try:
+        fields = json.loads(header)
+        kind = fields.pop("kind")
+        schema = FIELDS[kind]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        msg = f"no control message: {header[:64]!r}"
+        raise ControlError(msg) from error
+    if fields.keys() != schema.keys() or not all(type(fields[name]) in allowed for name, allowed in schema.items()):
+        msg = f"a {kind} message with other fields than it has: {header[:64]!r}"
+        raise ControlError(msg)
+    return MESSAGES[kind](**fields)
+
+
+class Channel:
+    """One end of a control channel.
+
+    On its loop only.
+
+    Args:
+        loop: the loop to read and write on.
+        sock: this end; the channel closes it.
+        on_message: called as ``on_message(message, payload, descriptors)``; the descriptors are then the callee's.
+        on_closed: called once, with the error that ended it, or None for the other side's end.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        on_message: Callable[[Message, bytes, list[int]], None],
+        on_closed: Callable[[Exception | None], None],
+    ) -> None:
+        """Begin to read."""
+        sock.settimeout(0)
+        self._loop = loop
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._on_message = on_message
+        self._on_closed = on_closed
+        self._input = bytearray()
+        self._received: deque[int] = deque()  # descriptors whose message is not whole yet
+        self._output: deque[tuple[memoryview, list[int]]] = deque()
+        self._queued = 0
+        self._closed = False
+        loop.add_reader(self._fd, self._readable)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has ended."""
+        return self._closed
+
+    def send(self, message: Message, payload: bytes = b"", descriptors: Sequence[int] = ()) -> bool:
+        """Queue a message; never blocks.
+
+        Args:
+            message: what to say.
+            payload: bytes that come with it.
+            descriptors: they are duplicated, and stay the caller's.
+
+        Returns:
+            False if it was refused: the channel has ended, or too much waits already.
+
+        Raises:
+            ControlError: the message is too long.
+        """
+        data = encode(message, payload, len(descriptors))
+        if self._closed or self._queued + len(data) > MAX_QUEUED_BYTES:
+            return False
+        if not self._output:
+            self._loop.add_writer(self._fd, self._writable)
+        self._output.append((memoryview(data), [dup(fd) for fd in descriptors]))
+        self._queued += len(data)
+        self._writable()
+        return True
+
+    def read_rest(self) -> None:
+        """Take what the other side said before it went."""
+        if not self._closed:
+            self._readable()
+
+    def close(self) -> None:
+        """End the channel, and drop what waits. Idempotent; ``on_closed`` is not called for it."""
+        if self._closed:
+            return
+        self._closed = True
+        self._loop.remove_reader(self._fd)
+        self._loop.remove_writer(self._fd)
+        self._sock.close()
+        _close_all(self._received)
+        for _, descriptors in self._output:
+            _close_all(descriptors)
+        self._output.clear()
+
+    def _end(self, error: Exception | None) -> None:
+        if not self._closed:
+            self.close()
+            self._on_closed(error)
+
+    def _writable(self) -> None:
+        while self._output:
+            data, descriptors = self._output[0]
+            try:
+                sent = self._send_some(data, descriptors)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                self._end(error)
+                return
+            self._queued -= sent
+            if sent < len(data):
+                self._output[0] = (data[sent:], [])
+            else:
+                self._output.popleft()
+        self._loop.remove_writer(self._fd)
+
+    def _send_some(self, data: memoryview, descriptors: list[int]) -> int:
+        if not descriptors:
+            return self._sock.send(data)
+        sent = socket.send_fds(self._sock, [data], descriptors)
+        _close_all(descriptors)
+        return sent
+
+    def _readable(self) -> None:
+        for _ in range(READS_PER_WAKE):
+            try:
+                data, descriptors, flags, _ = socket.recv_fds(self._sock, READ_BYTES, MAX_DESCRIPTORS)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                self._end(error)
+                return
+            for fd in descriptors:
+                set_inheritable(fd, False)  # noqa: FBT003 - its own argument
+            self._received.extend(descriptors)
+            if flags & socket.MSG_CTRUNC:
+                self._end(ControlError("more descriptors at once than a message may bring"))
+                return
+            if not data:
+                self._end(ControlError("the channel ended inside a message") if self._input else None)
+                return
+            self._input += data
+            try:
+                self._take_messages()
+            except ControlError as error:
+                self._end(error)
+            if self._closed:
+                return
+
+    def _take_messages(self) -> None:
+        while len(self._input) >= HEAD.size and not self._closed:
+            header_bytes, payload_bytes, count = HEAD.unpack_from(self._input)
+            if header_bytes > MAX_HEADER_BYTES or payload_bytes > MAX_PAYLOAD_BYTES or count > MAX_DESCRIPTORS:
+                msg = f"a control message announces {header_bytes} + {payload_bytes} bytes and {count} descriptors"
+                raise ControlError(msg)
+            begin = HEAD.size + header_bytes
+            end = begin + payload_bytes
+            if len(self._input) < end:
+                break
+            message = decode(bytes(self._input[HEAD.size : begin]))
+            payload = bytes(self._input[begin:end])
+            del self._input[:end]
+            if count > len(self._received):
+                raise ControlError("a control message without the descriptors it announces")
+            self._on_message(message, payload, [self._received.popleft() for _ in range(count)])
+        if self._received and not self._input:
+            raise ControlError("descriptors that no control message announces")
+
+
+def _close_all(descriptors: Iterable[int]) -> None:
+    for fd in descriptors:
+        close_descriptor(fd)
+    if isinstance(descriptors, list | deque):
+        descriptors.clear()
