@@ -265,11 +265,7 @@ class Supervisor:
                 if log.isEnabledFor(message.level):
                     log.log(message.level, "[worker %d] %s", child.slot, message.text)
             case Drained():
-                if message.aborted:
-                    left = ", ".join(map(str, json.loads(payload)))
-                    logger.warning(
-                        "%r aborted %d connections at its drain's deadline: %s", child, message.aborted, left
-                    )
+                self._on_drained(child, message, payload)
             case _:
                 child.kill(f"it sent a {message.KIND} message")
 
