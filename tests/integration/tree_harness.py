@@ -131,8 +131,15 @@ class Tree:
         return self.log_path.read_text(encoding="utf-8", errors="replace")
 
     def wait_log(self, pattern: str, within_s: float = 10.0) -> None:
-        """Wait for a line."""
-        wait_until(lambda: re.search(pattern, self.log()), f"{pattern!r} in the log:\n{self.log()}", within_s, 0.02)
+        """Wait for a line; a server that is gone will log no more."""
+
+        def logged() -> bool:
+            runs = self.runs()  # asked first: what it logged at its end counts
+            found = re.search(pattern, self.log()) is not None
+            assert found or runs, f"no {pattern!r}, and it exited with {self.process.returncode}:\n{self.log()}"
+            return found
+
+        wait_until(logged, f"{pattern!r} in the log of {self.log_path}", within_s, 0.02)
 
     # -- clients -------------------------------------------------------------------------------------
 

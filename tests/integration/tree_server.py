@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ async def serve(config: dict[str, Any]) -> None:
     groups = {"limits": gevpy.Limits, "timeouts": gevpy.Timeouts}
     options = {name: groups[name](**value) if name in groups else value for name, value in config.items()}
     async with gevpy.serve(handler, port=0, protocol=TextLines(), metrics="127.0.0.1:0", **options) as server:
-        print(json.dumps({"port": server.addresses[0][1], "metrics": server.metrics_address}), flush=True)  # noqa: T201 - to the test
+        said = json.dumps({"port": server.addresses[0][1], "metrics": server.metrics_address})
+        # Not before the loop turns again: by then serve_forever listens to signals, and the test may send some.
+        asyncio.get_running_loop().call_soon(partial(print, said, flush=True))
         await server.serve_forever()
 
 
