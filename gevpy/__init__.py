@@ -51,7 +51,8 @@ from gevpy.protocol import (
     RawProtocol,
 )
 from gevpy.ring_buffer import RingBuffer
-from gevpy.server import Server, serve
+from gevpy.server import Server
+from gevpy.serving import serve
 from gevpy.timers import Timer
 from gevpy.timing_wheel import TimingWheel
 from gevpy.worker import Worker

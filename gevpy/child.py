@@ -11,7 +11,8 @@ import time
 from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
-from gevpy.control import Channel, Drain, Hurry, Message
+from gevpy.control import Channel
+from gevpy.control_messages import Drain, Hurry, Message
 from gevpy.metrics.snapshot import Snapshot
 from gevpy.placement import WorkerLoad
 from gevpy.worker_process import Assignment, run_worker

@@ -29,13 +29,14 @@ from gevpy.build import build_info
 from gevpy.doctor import doctor_command
 from gevpy.errors import BindError, ConfigError, GevError, WorkerError
 from gevpy.event_loop import run
-from gevpy.options import MAX_PORT, MAX_WORKERS, Limits, Timeouts, require_seconds
+from gevpy.options import MAX_PORT, Limits, Timeouts, require_seconds
 from gevpy.placement import PLACEMENTS
 from gevpy.protocol import FixedLengthProtocol, LengthPrefixedProtocol, LineProtocol, Protocol, RawProtocol
 from gevpy.reactor import check_handler
-from gevpy.server import Serving, serve
+from gevpy.serving import Serving, serve
 from gevpy.systemd import passed_sockets
 from gevpy.top import top_command
+from gevpy.worker_count import workers_option
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -118,15 +119,6 @@ def _idle_timeout(_context: click.Context, _option: click.Parameter, text: str) 
     return seconds
 
 
-def _workers(_context: click.Context, _option: click.Parameter, text: str) -> int | Literal["auto"]:
-    if text == "auto":
-        return "auto"
-    if not re.fullmatch("[0-9]{1,4}", text) or not 1 <= int(text) <= MAX_WORKERS:
-        message = f'--workers must be a number from 1 to {MAX_WORKERS}, or "auto", not {text!r}'
-        raise click.UsageError(message)
-    return int(text)
-
-
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--version",
@@ -172,14 +164,7 @@ def command(context: click.Context) -> None:
     metavar="N",
     help="Connections at once; default: 10000, or what the descriptor limit allows.",
 )
-@click.option(
-    "--workers",
-    default="1",
-    show_default=True,
-    metavar="N",
-    callback=_workers,
-    help='Processes that serve; "auto" for one on each core.',
-)
+@workers_option("Processes that serve")
 @click.option(
     "--placement",
     type=click.Choice(PLACEMENTS),

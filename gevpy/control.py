@@ -6,55 +6,27 @@
     └────────┴─────────┴─────────────┴────────────────┴─────────────┘
       4 bytes  4 bytes   2 bytes
 
-Nothing that comes in is ever unpickled. A message is one of the classes below, with exactly their fields; whatever is
-longer, malformed or brings descriptors that no message announced ends the channel with a `ControlError`, and the
-descriptors are closed. Neither side can make the other hold more than a bounded amount.
+Whatever comes in that is too long, no message (see `gevpy.control_messages`), or brings descriptors that no message
+announced ends the channel with a `ControlError`, and the descriptors are closed. Neither side can make the other hold
+more than a bounded amount.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import socket
 import struct
-import types
-import typing
 from collections import deque
-from dataclasses import dataclass
 from os import close as close_descriptor
 from os import dup, set_inheritable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING
 
-from gevpy.errors import GevError
+from gevpy.control_messages import ControlError, Message, header_of, message_of
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterable, Sequence
 
-__all__ = [
-    "MESSAGES",
-    "Accept",
-    "Adopt",
-    "Ask",
-    "Beat",
-    "Channel",
-    "ControlError",
-    "Count",
-    "Counted",
-    "Deliver",
-    "Drain",
-    "Drained",
-    "Failed",
-    "Hurry",
-    "Logged",
-    "Message",
-    "Open",
-    "Ready",
-    "Release",
-    "Take",
-    "decode",
-    "encode",
-]
+__all__ = ["Channel", "encode"]
 
 HEAD = struct.Struct("!IIH")
 MAX_HEADER_BYTES = 64 * 1024
@@ -65,206 +37,17 @@ READ_BYTES = 64 * 1024
 READS_PER_WAKE = 16  # then the loop's other work gets its turn
 
 
-class ControlError(GevError):
-    """What came over a control channel is no message, or breaks a bound."""
-
-
-class Message:
-    """Base of all messages."""
-
-    __slots__ = ()
-    KIND: ClassVar[str]
-
-
-# -- from the supervisor ---------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Accept(Message):
-    """Begin to accept on the worker's own listeners."""
-
-    KIND: ClassVar[str] = "accept"
-
-
-@dataclass(frozen=True, slots=True)
-class Adopt(Message):
-    """Accept on the listeners that come along, too: those of a slot whose worker is gone."""
-
-    KIND: ClassVar[str] = "adopt"
-    slot: int
-
-
-@dataclass(frozen=True, slots=True)
-class Release(Message):
-    """Accept no more on the listeners of a slot: its own worker is back."""
-
-    KIND: ClassVar[str] = "release"
-    slot: int
-
-
-@dataclass(frozen=True, slots=True)
-class Take(Message):
-    """Take the accepted connection that comes along."""
-
-    KIND: ClassVar[str] = "take"
-
-
-@dataclass(frozen=True, slots=True)
-class Drain(Message):
-    """Accept no more, end all connections, then exit: at once gently, or patiently when they close by themselves."""
-
-    KIND: ClassVar[str] = "drain"
-    why: str
-    timeout_s: float | None
-    patient: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Hurry(Message):
-    """End the drain now."""
-
-    KIND: ClassVar[str] = "hurry"
-
-
-@dataclass(frozen=True, slots=True)
-class Ask(Message):
-    """Send a `Beat` now."""
-
-    KIND: ClassVar[str] = "ask"
-    ticket: int
-
-
-# -- in both directions ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Deliver(Message):
-    """Send the payload to the subscribers of a topic, or to every connection where that is None."""
-
-    KIND: ClassVar[str] = "deliver"
-    topic: str | None
-    is_text: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Count(Message):
-    """Count the subscribers of a topic."""
-
-    KIND: ClassVar[str] = "count"
-    ticket: int
-    topic: str
-
-
-@dataclass(frozen=True, slots=True)
-class Counted(Message):
-    """Answer `Count`."""
-
-    KIND: ClassVar[str] = "counted"
-    ticket: int
-    count: int
-
-
-# -- from the worker -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Ready(Message):
-    """The worker is ready to accept."""
-
-    KIND: ClassVar[str] = "ready"
-
-
-@dataclass(frozen=True, slots=True)
-class Failed(Message):
-    """The worker can't start, and exits."""
-
-    KIND: ClassVar[str] = "failed"
-    error: str
-    trace: str
-
-
-@dataclass(frozen=True, slots=True)
-class Beat(Message):
-    """The loop turns; the payload is a snapshot of what it counts, as JSON."""
-
-    KIND: ClassVar[str] = "beat"
-    ticket: int
-    turned_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Open(Message):
-    """So many connections are open, and so many that were handed over have ended since the last such message."""
-
-    KIND: ClassVar[str] = "open"
-    connections: int
-    gone: int
-
-
-@dataclass(frozen=True, slots=True)
-class Drained(Message):
-    """The drain has ended; the payload says as JSON who was aborted."""
-
-    KIND: ClassVar[str] = "drained"
-    aborted: int
-
-
-@dataclass(frozen=True, slots=True)
-class Logged(Message):
-    """A log record, for the supervisor's logging."""
-
-    KIND: ClassVar[str] = "logged"
-    name: str
-    level: int
-    text: str
-
-
-MESSAGES: dict[str, type[Message]] = {kind.KIND: kind for kind in Message.__subclasses__()}
-FIELDS: dict[str, dict[str, tuple[type, ...]]] = {}
-
-
-def _types_of(hint: Any) -> tuple[type, ...]:
-    """Give what a field may hold; a whole number is a fine float."""
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    return (*kinds, int) if float in kinds else kinds
-
-
-for _kind, _class in MESSAGES.items():
-    _hints = typing.get_type_hints(_class)
-    FIELDS[_kind] = {field.name: _types_of(_hints[field.name]) for field in dataclasses.fields(_class)}  # type: ignore[arg-type]
-
-
 def encode(message: Message, payload: bytes = b"", descriptors: int = 0) -> bytes:
     """Give the bytes of a message.
 
     Raises:
         ControlError: it is longer than a channel takes.
     """
-    fields = {name: getattr(message, name) for name in FIELDS[message.KIND]}
-    header = json.dumps({"kind": message.KIND, **fields}, separators=(",", ":")).encode()
+    header = header_of(message)
     if len(header) > MAX_HEADER_BYTES or len(payload) > MAX_PAYLOAD_BYTES:
         msg = f"a {message.KIND} message of {len(header)} + {len(payload)} bytes is too long for the control channel"
         raise ControlError(msg)
     return HEAD.pack(len(header), len(payload), descriptors) + header + payload
-
-
-def decode(header: bytes) -> Message:
-    """Make the message that ``header`` describes.
-
-    Raises:
-        ControlError: it is none, or has other fields than it should.
-    """
-    try:
-        fields = json.loads(header)
-        kind = fields.pop("kind")
-        schema = FIELDS[kind]
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        msg = f"no control message: {header[:64]!r}"
-        raise ControlError(msg) from error
-    if fields.keys() != schema.keys() or not all(type(fields[name]) in allowed for name, allowed in schema.items()):
-        msg = f"a {kind} message with other fields than it has: {header[:64]!r}"
-        raise ControlError(msg)
-    return MESSAGES[kind](**fields)
 
 
 class Channel:
@@ -412,7 +195,7 @@ class Channel:
             end = begin + payload_bytes
             if len(self._input) < end:
                 break
-            message = decode(bytes(self._input[HEAD.size : begin]))
+            message = message_of(bytes(self._input[HEAD.size : begin]))
             payload = bytes(self._input[begin:end])
             del self._input[:end]
             if count > len(self._received):

@@ -9,12 +9,11 @@ from __future__ import annotations
 import math
 import os
 import platform
-import re
 import shutil
 import sys
 import textwrap
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -22,8 +21,9 @@ from gevpy import machine
 from gevpy.admission import DEFAULT_CONNECTIONS, RESERVED_DESCRIPTORS, _room_in
 from gevpy.build import build_info
 from gevpy.machine import UNLIMITED
-from gevpy.options import MAX_WORKERS, Limits
+from gevpy.options import Limits
 from gevpy.protocol import Protocol
+from gevpy.worker_count import workers_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -279,23 +279,8 @@ def _wrapped(text: str, width: int) -> list[str]:
 # -- the command -----------------------------------------------------------------------------------
 
 
-def _workers(_context: click.Context, _option: click.Parameter, text: str) -> int:
-    if text.lower() == "auto":
-        return machine.available_cpus()
-    if re.fullmatch("[0-9]{1,4}", text) is None or not 1 <= int(text) <= MAX_WORKERS:
-        raise click.UsageError(f'--workers must be a number from 1 to {MAX_WORKERS}, or "auto", not {text!r}')
-    return int(text)
-
-
 @click.command("doctor", short_help="Say whether this machine is set up for a server.")
-@click.option(
-    "--workers",
-    default="1",
-    show_default=True,
-    metavar="N|auto",
-    callback=_workers,
-    help="Worker processes that the server would have; auto: one for each CPU.",
-)
+@workers_option("Worker processes that the server would have")
 @click.option(
     "--max-connections",
     type=click.IntRange(min=1),
@@ -310,14 +295,15 @@ def _workers(_context: click.Context, _option: click.Parameter, text: str) -> in
     metavar="BYTES",
     help="Output that may wait on one connection.",
 )
-def doctor_command(workers: int, max_connections: int | None, max_write_buffer: int) -> None:
+def doctor_command(workers: int | Literal["auto"], max_connections: int | None, max_write_buffer: int) -> None:
     """Say whether this machine is set up for a server.
 
     Build and loop, CPUs, descriptors, memory at worst, and settings of the kernel: each line is "ok" or says what to
     do. Nothing is changed. Exit code 0 if nothing must be done, 1 otherwise.
     """
-    findings = examine(workers, max_connections=max_connections, max_write_buffer_bytes=max_write_buffer)
-    click.echo(f"{build_info()}, {_count(workers, 'worker')}\n")
+    count = machine.usable_workers() if workers == "auto" else workers
+    findings = examine(count, max_connections=max_connections, max_write_buffer_bytes=max_write_buffer)
+    click.echo(f"{build_info()}, {_count(count, 'worker')}\n")
     for line in _shown(findings, min(shutil.get_terminal_size().columns, WIDEST)):
         click.echo(line)
     to_do = sum(not finding.ok for finding in findings)

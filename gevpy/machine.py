@@ -7,6 +7,7 @@ that isn't known.
 
 from __future__ import annotations
 
+import math
 import os
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -29,6 +30,7 @@ __all__ = [
     "listen_overflows",
     "memory",
     "setting",
+    "usable_workers",
 ]
 
 PROC = Path("/proc")
@@ -94,6 +96,11 @@ def cpu_quota(proc: Path = PROC, cgroups: Path = CGROUPS) -> float | None:
         with suppress(ValueError, ZeroDivisionError):  # "max", or nothing
             quotas.append(int(granted) / int(period))
     return min((quota for quota in quotas if quota > 0), default=None)  # version 1 says -1 for none
+
+
+def usable_workers() -> int:
+    """Give how many workers can run at once: one for each CPU, or for each whose time a quota grants; at least 1."""
+    return max(1, math.floor(min(available_cpus(), cpu_quota() or math.inf)))
 
 
 # -- memory ----------------------------------------------------------------------------------------

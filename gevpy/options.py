@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from gevpy.errors import ConfigError
+from gevpy.machine import usable_workers
 
 if TYPE_CHECKING:
     import socket
@@ -47,12 +48,6 @@ def require_seconds(name: str, value: object) -> None:
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= MOST_SECONDS:
         msg = f"{name} must be a number of seconds, above 0 and at most {MOST_SECONDS:,}, not {value!r}"
         raise ConfigError(msg)
-
-
-def _usable_cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _is_path(path: str | os.PathLike[str] | None) -> bool:
@@ -214,8 +209,8 @@ class ServeOptions:
 
     @property
     def processes(self) -> int:
-        """The number of workers: ``"auto"`` is the number of cores that this process may use."""
-        return _usable_cpus() if self.workers == "auto" else self.workers
+        """The number of workers; ``"auto"`` is as many as can run at once, by cores and a cgroup's quota."""
+        return min(usable_workers(), MAX_WORKERS) if self.workers == "auto" else self.workers
 
     def cpus_of(self, slot: int) -> tuple[int, ...] | None:
         """Give the core that a worker is bound to, or None for all."""

@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["MAX_MEMBERS", "program", "release", "steer"]
+__all__ = ["MAX_MEMBERS", "kernel_spreads", "program", "release", "steer"]
 
 # Linux's numbers for the machines that Python is built for; the socket module doesn't have them.
 SO_ATTACH_REUSEPORT_CBPF = 51
@@ -59,6 +59,11 @@ MAX_MEMBERS = (MAX_INSTRUCTIONS - 1) // 2
 """The most members that one program can choose from: 2047. Each but the last takes two instructions of 4096."""
 
 logger = logging.getLogger("gevpy.server")
+
+
+def kernel_spreads() -> bool:
+    """Tell whether the system spreads new connections over the listeners of a group; elsewhere one of them gets all."""
+    return sys.platform == "linux"
 
 
 def program(members: Sequence[int]) -> bytes:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from gevpy.addresses import format_address
 from gevpy.binding import ListeningSockets, bind_all
 from gevpy.loop_service import LoopService
+from gevpy.metrics.source import LoopSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gevpy.handler import Handler
-    from gevpy.metrics.source import LoopSource
     from gevpy.options import ServeOptions
     from gevpy.timers import TimerGroup
 
@@ -65,8 +65,6 @@ class SingleLoop:
 
     def source(self, is_ready: Callable[[], bool]) -> LoopSource:
         """Give what the metrics endpoint shows."""
-        from gevpy.metrics.source import LoopSource  # noqa: PLC0415 - prometheus_client loads on first use
-
         return LoopSource([self.service.reactor], map(format_address, self.addresses), is_ready)
 
     def bind(self) -> None:

@@ -11,6 +11,7 @@ import logging
 import multiprocessing
 import signal
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,22 +20,24 @@ from gevpy.addresses import format_address
 from gevpy.admission import connection_limit
 from gevpy.application import Application
 from gevpy.binding import WorkerSockets
-from gevpy.control import Deliver
+from gevpy.control_messages import Deliver
 from gevpy.errors import ConfigError
 from gevpy.placement import chooser
-from gevpy.reuseport import steer
+from gevpy.reuseport import kernel_spreads, steer
 from gevpy.supervisor import Supervisor
+from gevpy.timers import TimerGroup
 from gevpy.topics import check_topic
+from gevpy.tree_source import TreeSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gevpy.handler import Handler
     from gevpy.options import ServeOptions
-    from gevpy.timers import TimerGroup
-    from gevpy.tree_source import TreeSource
 
 __all__ = ["WorkerTree"]
+
+TIMER_GRACE_S = 1.0  # for a timer's callback that was cancelled
 
 logger = logging.getLogger("gevpy.supervisor")
 
@@ -54,6 +57,7 @@ class WorkerTree:
         self._sockets: WorkerSockets | None = None
         self._supervisor: Supervisor | None = None
         self._acceptors: list[Acceptor] = []
+        self._timers: TimerGroup | None = None
 
     @property
     def addresses(self) -> list[tuple[str, int] | str]:
@@ -75,8 +79,11 @@ class WorkerTree:
 
     @property
     def timers(self) -> TimerGroup:
-        """The server's timers; they run in the supervisor."""
-        return self.supervisor.timers
+        """The server's timers; they run here, once for all workers."""
+        if self._timers is None:
+            msg = "the server is not running"
+            raise RuntimeError(msg)
+        return self._timers
 
     @property
     def max_connections(self) -> int:
@@ -85,8 +92,6 @@ class WorkerTree:
 
     def source(self, is_ready: Callable[[], bool]) -> TreeSource:
         """Give what the metrics endpoint shows."""
-        from gevpy.tree_source import TreeSource  # noqa: PLC0415 - prometheus_client loads on first use
-
         return TreeSource(self.supervisor, list(map(format_address, self.addresses)), is_ready)
 
     def bind(self) -> None:
@@ -95,12 +100,14 @@ class WorkerTree:
             msg = "workers import the main script: put what serves under \"if __name__ == '__main__':\""
             raise ConfigError(msg)
         self._sockets = WorkerSockets(self._options, grouped=self._kernel_places)
-        self._supervisor = Supervisor(asyncio.get_running_loop(), self._application, self._options)
+        loop = asyncio.get_running_loop()
+        self._supervisor = Supervisor(loop, self._application, self._options)
         self._supervisor.on_change = self._steer
+        self._timers = TimerGroup(loop, self._timer_failed)
 
     @property
     def _kernel_places(self) -> bool:
-        return bool(self._options.placement == "reuseport")
+        return bool(self._options.placement == "reuseport") and kernel_spreads()
 
     async def start(self) -> None:
         """Start the workers. Raises `WorkerError` if not one of them can start."""
@@ -112,7 +119,8 @@ class WorkerTree:
         self.supervisor.accept()
         if self._kernel_places or self._sockets is None:
             return
-        choose = chooser(self._options.placement)
+        name = self._options.placement
+        choose = chooser("least_connections" if name == "reuseport" else name)
         self._acceptors = [Acceptor(self.supervisor, sock, choose) for sock in self._sockets.listening.sockets]
         for acceptor in self._acceptors:
             acceptor.start()
@@ -128,9 +136,10 @@ class WorkerTree:
             return
         slots = self.supervisor.slots.values()
         serving = sorted(slot.id for slot in slots if slot.child is not None and slot.child.ready)
-        if serving:
-            for sock in self._sockets.listening.sockets:
-                steer(sock, serving)
+        steered = [steer(sock, serving) for sock in self._sockets.listening.sockets] if serving else [True]
+        if not all(steered):
+            # Nothing is lost: whoever the kernel's hash sends to a worker that drains is adopted by another.
+            self.supervisor.log.log("steer", logging.INFO, "the kernel's choice of a worker can't be steered here")
 
     # -- signals ---------------------------------------------------------------------------------------
 
@@ -138,7 +147,7 @@ class WorkerTree:
         if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGTTIN"):
             return
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGHUP, self.supervisor.reload)
+        loop.add_signal_handler(signal.SIGHUP, self.supervisor.rolling.reload)
         loop.add_signal_handler(signal.SIGTTIN, self._add_worker)
         loop.add_signal_handler(signal.SIGTTOU, self.supervisor.remove_worker)
         loop.add_signal_handler(signal.SIGUSR1, self._dump_stacks)
@@ -194,8 +203,18 @@ class WorkerTree:
             acceptor.stop()
         self._acceptors.clear()
         self._unlisten()
+        if self._timers is not None:
+            self._timers.stop()
         if self._supervisor is not None:
             await self._supervisor.close()
+        if self._timers is not None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._timers.wait_closed(), TIMER_GRACE_S)
         if self._sockets is not None:
             self._sockets.close()
             self._sockets = None
+
+    def _timer_failed(self, name: str, error: BaseException) -> None:
+        self.supervisor.log.log(
+            ("timer", type(error)), logging.ERROR, f"timer callback {name} failed: {error!r}", error
+        )

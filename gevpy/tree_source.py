@@ -6,8 +6,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from gevpy.build import VERSION
-from gevpy.metrics.collector import families
-from gevpy.metrics.merge import families_of, merge
 from gevpy.metrics.snapshot import Snapshot, as_status
 
 if TYPE_CHECKING:
@@ -16,7 +14,8 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from gevpy.child import Child
-    from gevpy.supervisor import Slot, Supervisor
+    from gevpy.slot import Slot
+    from gevpy.supervisor import Supervisor
 
 __all__ = ["TreeSource"]
 
@@ -43,16 +42,24 @@ class TreeSource:
 
     def collect(self) -> Iterator[Metric]:
         """Give the server's metrics, then the application's own, of all processes together."""
+        from gevpy.metrics.collector import families  # noqa: PLC0415 - prometheus_client loads on first use
+        from gevpy.metrics.merge import families_of, merge, retired  # noqa: PLC0415 - the same
+
         supervisor = self._supervisor
         states = [slot.state for slot in supervisor.slots.values()]
         yield from families(
             [child.snapshot for child in supervisor.children],
-            supervisor.past,
+            supervisor.totals.past,
             restarts=supervisor.restarts,
             states=states,
         )
-        processes = {str(child.slot): child.snapshot.families for child in supervisor.children}
-        yield from merge({"past": supervisor.past.families, **processes, "supervisor": families_of()})
+        past = supervisor.totals.past.families
+        shown = {slot.child for slot in supervisor.slots.values()}  # a slot's other processes come or go: only counters
+        for child in supervisor.children:
+            if child not in shown:
+                past = retired(past, child.snapshot.families)
+        serving = {str(child.slot): child.snapshot.families for child in shown if child is not None}
+        yield from merge({"past": past, **serving, "supervisor": families_of()})
 
     def stats(self) -> dict[str, Any]:
         """Give the document of ``/stats.json``."""

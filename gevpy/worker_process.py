@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
-import json
 import logging
 import os
 import signal
@@ -21,12 +20,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gevpy.control import (
+from gevpy.control import MAX_PAYLOAD_BYTES, Channel, encode
+from gevpy.control_messages import (
     Accept,
     Adopt,
     Ask,
     Beat,
-    Channel,
     Count,
     Counted,
     Deliver,
@@ -40,7 +39,6 @@ from gevpy.control import (
     Ready,
     Release,
     Take,
-    encode,
 )
 from gevpy.errors import WorkerError
 from gevpy.event_loop import run
@@ -155,8 +153,8 @@ class _Worker:
         aborted = await service.drain(timeout_s, why=drain.why, patient=drain.patient)
         await service.finish(timeout_s)
         self._send_beat(LAST_TICKET)
-        left = service.reactor.aborted_peers[:LEFT_SHOWN]
-        self._channel.send(Drained(aborted), json.dumps(left).encode())
+        left = ", ".join(map(str, service.reactor.aborted_peers[:LEFT_SHOWN]))
+        self._channel.send(Drained(aborted), left.encode())
         await service.close()
 
     def _running(self) -> LoopService:
@@ -236,8 +234,8 @@ class _Worker:
         self._loop.call_later(OPEN_S, self._tell_open)
 
     def _deliver(self, message: Deliver, payload: bytes) -> None:
-        data = payload.decode() if message.is_text else payload
         try:
+            data = payload.decode() if message.is_text else payload
             if message.topic is None:
                 self._running().worker.broadcast(data)
             else:
@@ -248,16 +246,21 @@ class _Worker:
     # -- what the supervisor is told -----------------------------------------------------------------
 
     def _beat(self) -> None:
+        self._loop.call_later(BEAT_S, self._beat)  # first: whatever fails now, the supervisor must hear of us again
         self._beats += 1
         self._send_beat(0)
-        self._loop.call_later(BEAT_S, self._beat)
 
     def _send_beat(self, ticket: int) -> None:
         if not self._channel.closed:
             snapshot = Snapshot.of(self._running().reactor, buffers=ticket != 0)
             if ticket or not self._beats % FAMILIES_EVERY:
                 snapshot.families = _families()
-            self._channel.send(Beat(ticket, time.monotonic()), snapshot.to_json())
+            payload = snapshot.to_json()
+            if len(payload) > MAX_PAYLOAD_BYTES:
+                logger.error("the application's metrics are too many for one message, and left out")
+                snapshot.families = []
+                payload = snapshot.to_json()
+            self._channel.send(Beat(ticket, time.monotonic()), payload)
 
     # -- what the application's worker asks for (see `Worker.connect`) -------------------------------
 

@@ -12,11 +12,16 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 import gevpy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+# How long an example takes says more of the machine than of the code: what is to be fast has tests of its own.
+settings.register_profile("gevpy", deadline=None)
+settings.load_profile("gevpy")
 
 
 def loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:

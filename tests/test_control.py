@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gevpy import control
-from gevpy.control import Adopt, Beat, Channel, ControlError, Deliver, Drain, Failed, Message, Take
+from gevpy import control, control_messages
+from gevpy.control import Channel
+from gevpy.control_messages import Adopt, Beat, ControlError, Deliver, Drain, Failed, Message, Take
 from tests.integration.harness import open_descriptors
 from tests.serving import soon
 
@@ -34,9 +35,9 @@ VALUES: dict[type, st.SearchStrategy[Any]] = {
 def messages() -> st.SearchStrategy[Message]:
     """Give messages of every kind."""
     kinds = []
-    for kind, fields in control.FIELDS.items():
+    for kind, fields in control_messages.FIELDS.items():
         values = {name: st.one_of(*(VALUES[one] for one in allowed)) for name, allowed in fields.items()}
-        kinds.append(st.builds(control.MESSAGES[kind], **values))
+        kinds.append(st.builds(control_messages.MESSAGES[kind], **values))
     return st.one_of(kinds)
 
 
@@ -46,14 +47,14 @@ def test_a_message_comes_back(message: Message) -> None:
     data = control.encode(message)
     header, payload, count = control.HEAD.unpack_from(data)
     assert (payload, count) == (0, 0)
-    assert control.decode(data[control.HEAD.size : control.HEAD.size + header]) == message
+    assert control_messages.message_of(data[control.HEAD.size : control.HEAD.size + header]) == message
 
 
 @given(st.binary(max_size=200))
 def test_garbage_is_a_typed_error(data: bytes) -> None:
     """Whatever comes is a message or a ControlError, never anything else."""
     with suppress(ControlError):
-        assert isinstance(control.decode(data), Message)
+        assert isinstance(control_messages.message_of(data), Message)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +73,7 @@ def test_garbage_is_a_typed_error(data: bytes) -> None:
 def test_what_has_other_fields_is_refused(header: bytes) -> None:
     """Fields that miss, that are too many, or of another type."""
     with pytest.raises(ControlError):
-        control.decode(header)
+        control_messages.message_of(header)
 
 
 def test_what_is_too_long_is_not_sent() -> None:
@@ -203,6 +204,6 @@ async def test_a_side_that_does_not_read_is_bounded(raw: tuple[socket.socket, En
 
 def test_every_message_is_frozen() -> None:
     """A message is a value."""
-    for kind in control.MESSAGES.values():
+    for kind in control_messages.MESSAGES.values():
         assert dataclasses.is_dataclass(kind)
         assert kind.__dataclass_params__.frozen

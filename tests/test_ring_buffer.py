@@ -320,9 +320,7 @@ def storm(twins: Twins, dice: random.Random, steps: int) -> None:
 def test_it_behaves_like_a_bytearray() -> None:
     """10^5 operations in any order leave the same bytes, cursors and errors as on the model."""
     RingMachine.operations = 0
-    run_state_machine_as_test(
-        RingMachine, settings=settings(max_examples=120, stateful_step_count=40, deadline=None, database=None)
-    )
+    run_state_machine_as_test(RingMachine, settings=settings(max_examples=120, stateful_step_count=40, database=None))
     dice = random.Random(RingMachine.operations)
     while RingMachine.operations < 100_000:
         bound = dice.choice([None, 64, 200, 1000])

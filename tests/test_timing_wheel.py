@@ -424,7 +424,7 @@ def _random_walk(wheel_type: type[TimingWheel], seed: int, steps: int) -> list[o
     return came
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 1 << 32))
 def test_long_random_walks_agree_with_a_heap(seed: int) -> None:
     """Ten walks of 5,000 operations in each build: 10^5 altogether, and both builds the same."""
@@ -485,4 +485,4 @@ class PureWheelMachine(WheelMachine):
 @pytest.mark.parametrize("machine", [WheelMachine, PureWheelMachine])
 def test_any_sequence_of_operations_agrees_with_a_heap(machine: type[WheelMachine]) -> None:
     """Stateful search over add, move, cancel and advance finds no difference to the model."""
-    run_state_machine_as_test(machine, settings=settings(max_examples=60, stateful_step_count=30, deadline=None))
+    run_state_machine_as_test(machine, settings=settings(max_examples=60, stateful_step_count=30))

@@ -7,6 +7,7 @@ none ever falls; gauges and whatever else can't be added carry the worker's numb
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import REGISTRY
@@ -23,6 +24,7 @@ Family = list[Any]
 """``[name, type, documentation, unit, [[sample name, {label: value}, number], ...]]``."""
 
 ADDED = frozenset({"counter", "histogram", "summary"})
+OWN_WORKER = "exported_worker"
 CREATED = "_created"  # the time at which a counter began: the earliest is the whole's
 
 
@@ -32,7 +34,8 @@ def families_of(registry: CollectorRegistry = REGISTRY) -> list[Family]:
 
 
 def _written(metric: Metric) -> Family:
-    samples = [[sample.name, sample.labels, sample.value] for sample in metric.samples]
+    # As prometheus_client writes them: a collector of the application's own may give any kind of number.
+    samples = [[sample.name, sample.labels, float(sample.value)] for sample in metric.samples]
     return [metric.name, metric.type, metric.documentation, metric.unit, samples]
 
 
@@ -52,23 +55,30 @@ def merge(workers: Mapping[str, Iterable[Family]]) -> Iterator[Metric]:
     sums: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
     for worker, families in workers.items():
         for name, kind, documentation, unit, samples in families:
-            metric = found.setdefault(name, Metric(name, documentation, kind, unit))
-            if metric.type != kind:
+            with suppress(ValueError):  # no name or type that prometheus_client knows
+                found.setdefault(name, Metric(name, documentation, kind, unit))
+            metric = found.get(name)
+            if metric is None or metric.type != kind:
                 continue  # two processes disagree on what it is; the first is believed
             if kind in ADDED:
                 _add(sums.setdefault(name, {}), samples)
             else:
                 for sample_name, labels, number in samples:
-                    metric.add_sample(sample_name, {**labels, "worker": worker}, number)
+                    metric.add_sample(sample_name, _labelled(labels, worker), number)
     for name, metric in found.items():
         for (sample_name, labels), number in sums.get(name, {}).items():
             metric.add_sample(sample_name, dict(labels), number)
     yield from found.values()
 
 
+def _labelled(labels: Mapping[str, str], worker: str) -> dict[str, str]:
+    """Add the worker; a label of the application's with that name is renamed as Prometheus renames it."""
+    return {OWN_WORKER if name == "worker" else name: value for name, value in labels.items()} | {"worker": worker}
+
+
 def _add(sums: dict[tuple[str, tuple[tuple[str, str], ...]], float], samples: Iterable[Any]) -> None:
     for name, labels, number in samples:
-        key = (name, tuple(labels.items()))
+        key = (name, tuple(sorted(labels.items())))
         if name.endswith(CREATED):
             sums[key] = min(sums.get(key, number), number)
         else:

@@ -29,6 +29,7 @@ COUNTERS = (
     "handler_seconds",
 )
 TABLES = ("closed", "rejected", "dropped")
+MOST = 2**63  # what no counter reaches; also keeps out infinity, and numbers that are no float any more
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 
@@ -101,11 +102,14 @@ class Snapshot:
         Raises:
             ValueError: it is something else.
         """
+        msg = f"no snapshot: {text[:64]!r}"
         try:
-            return cls(**json.loads(text))
-        except TypeError as error:
-            msg = f"no snapshot: {text[:64]!r}"
+            snapshot = cls(**json.loads(text))
+        except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(msg) from error
+        if not _is_sound(snapshot):
+            raise ValueError(msg)
+        return snapshot
 
     def to_json(self) -> bytes:
         """Write it down."""
@@ -121,6 +125,46 @@ class Snapshot:
                 mine[reason] = mine.get(reason, 0) + count
         for place, seconds in other.blocked.items():
             self.blocked[place] = self.blocked.get(place, 0.0) + seconds
+
+
+def _is_sound(snapshot: Snapshot) -> bool:
+    """Tell whether it holds what it should: what is added up later must not fail there."""
+    one = snapshot
+    gauges = (one.connections, one.limit, one.lag_seconds, one.read_buffer_bytes, one.write_buffer_bytes, one.rss_bytes)
+    return (
+        isinstance(one.worker, int)
+        and all(map(_is_amount, gauges))
+        and _is_table(one.counters)
+        and one.counters.keys() == set(COUNTERS)
+        and isinstance(one.tables, dict)
+        and one.tables.keys() == set(TABLES)
+        and all(map(_is_table, one.tables.values()))
+        and _is_table(one.blocked)
+        and isinstance(one.families, list)
+        and all(map(_is_family, one.families))
+    )
+
+
+def _is_amount(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < MOST
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, dict) and all(map(_is_amount, value.values()))
+
+
+def _is_family(value: object) -> bool:
+    match value:
+        case [str(), str(), str(), str(), list() as samples]:
+            return all(map(_is_sample, samples))
+    return False
+
+
+def _is_sample(value: object) -> bool:
+    match value:
+        case [str(), dict() as labels, float()]:
+            return all(isinstance(label, str) for label in labels.values())
+    return False
 
 
 def total(snapshots: Iterable[Snapshot]) -> Snapshot:

@@ -6,10 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client import REGISTRY
-
 from gevpy.build import VERSION
-from gevpy.metrics.collector import ServerCollector
 from gevpy.metrics.snapshot import Snapshot, as_status, total
 
 if TYPE_CHECKING:
@@ -46,7 +43,6 @@ class LoopSource:
         self._reactors = tuple(reactors)
         self._addresses = list(addresses)
         self._is_ready = is_ready
-        self._collector = ServerCollector(reactors)
         self._started_at = time.time()
         self._started = time.monotonic()
 
@@ -55,7 +51,11 @@ class LoopSource:
 
     def collect(self) -> Iterator[Metric]:
         """Give the server's metrics, then the application's own from the global registry."""
-        yield from self._collector.collect()
+        from prometheus_client import REGISTRY  # noqa: PLC0415 - it loads on first use
+
+        from gevpy.metrics.collector import ServerCollector  # noqa: PLC0415 - it loads the former
+
+        yield from ServerCollector(self._reactors).collect()
         yield from REGISTRY.collect()
 
     def stats(self) -> dict[str, Any]:

@@ -206,7 +206,6 @@ def test_exceptions_end_only_their_connection(name: str, caplog: pytest.LogCaptu
         settings=settings(
             max_examples=SCHEDULES,
             stateful_step_count=10,
-            deadline=None,
             suppress_health_check=list(HealthCheck),
             print_blob=True,
         ),

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 
 import gevpy
+from tests.integration.harness import wait_until
 from tests.programs import ROOT, Program
 
 if TYPE_CHECKING:
@@ -394,13 +395,19 @@ def test_day_and_night_have_their_own_colours(browser: Browser, simulation: str)
     """The page follows the system's choice, and the charts are drawn anew when that changes."""
     with visiting(browser, simulation, color_scheme="light") as visit:
         visit.expect("#state", "ready")
-        grounds, lines = [], []
-        for scheme in ("light", "dark"):
-            visit.page.emulate_media(color_scheme=scheme)
-            visit.expect("#state", "ready")
-            grounds.append(visit.page.evaluate("getComputedStyle(document.documentElement).backgroundColor"))
-            lines.append(visit.page.evaluate("document.querySelector('figcaption i').style.background"))
-        assert len(set(grounds)) == len(set(lines)) == 2
+
+        def colours() -> tuple[str, str]:
+            ground = visit.page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+            return ground, visit.page.evaluate("document.querySelector('figcaption i').style.background")
+
+        day_ground, day_line = colours()
+        visit.page.emulate_media(color_scheme="dark")
+
+        def is_night() -> bool:
+            ground, line = colours()
+            return ground != day_ground and line != day_line
+
+        wait_until(is_night, "ground and lines have other colours")
 
 
 @pytest.mark.parametrize(

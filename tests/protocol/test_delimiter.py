@@ -50,7 +50,7 @@ def test_odd_line_ends(stream: bytes, messages: list[bytes]) -> None:
     check_any_split(LineProtocol(), stream, messages)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(stream=st.lists(st.sampled_from(b"ab\r\n\n"), max_size=60).map(bytes), seed=st.integers(0, 999))
 def test_any_split_gives_the_same_lines(stream: bytes, seed: int) -> None:
     """Whatever ends where, lines are those of the whole."""
@@ -149,7 +149,7 @@ def test_delimiters_inside_each_other(delimiters: list[bytes], stream: bytes) ->
 delimiter_sets = st.lists(st.lists(st.sampled_from(b"ab"), min_size=1, max_size=3).map(bytes), min_size=1, max_size=3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     delimiters=delimiter_sets,
     stream=st.lists(st.sampled_from(b"aabbc"), max_size=40).map(bytes),
@@ -176,7 +176,7 @@ def model(delimiters: list[bytes], stream: bytes) -> list[bytes]:
     return messages
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     delimiters=st.sampled_from([[b"aab", b"ab"], [b"ab"], [b"never", b"ab", b"b"], [b"a" * 70 + b"b"], [b"aa", b"ba"]]),
     runs=st.lists(

@@ -11,7 +11,7 @@ from gevpy.write_batch import WriteBatch
 from tests.protocol.splitting import check_any_split, decode_all, feed
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data(), length=st.integers(1, 40), count=st.integers(1, 6), seed=st.integers(0, 999))
 def test_any_split_gives_the_same_frames(data: st.DataObject, length: int, count: int, seed: int) -> None:
     """Frames are cut by count alone, whatever is in them."""

@@ -147,7 +147,7 @@ def test_a_message_shorter_than_its_header_is_refused(options: dict[str, Any], d
     assert batch.length == 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_any_split_gives_the_same_messages(data: st.DataObject) -> None:
     """Whatever the header looks like, in accord with a model that slices the whole stream."""
