@@ -15,6 +15,7 @@ from gevpy.control import Channel
 from gevpy.control_messages import Drain, Hurry, Message
 from gevpy.metrics.snapshot import Snapshot
 from gevpy.placement import WorkerLoad
+from gevpy.restarts import RestartReason
 from gevpy.worker_process import Assignment, run_worker
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Child:
         snapshot: what it last said it had counted.
         turned_s: when its loop last turned, by the monotonic clock, which all processes share.
         started_s: when it was spawned, by the same.
+        blocked: it was killed because its loop did not turn.
         failure: why it could not start, in a line; "" if it did not say.
         load: what placements see of it.
         exit_code: how it ended: None as long as it runs, the negative signal number for one that a signal ended.
@@ -67,6 +69,7 @@ class Child:
         self._on_exit = on_exit
         self.ready = False
         self.leaving = False
+        self.blocked = False
         self.failure = ""
         self.trace = ""
         self.snapshot = Snapshot.empty(slot)
@@ -99,6 +102,15 @@ class Child:
             except ValueError:
                 return f"was ended by signal {-code}"
         return f"exited with code {code}"
+
+    @property
+    def restart_reason(self) -> RestartReason:
+        """Why it has to be replaced, now that it is gone."""
+        if not self.ready:
+            return RestartReason.START
+        if self.blocked:
+            return RestartReason.BLOCKED
+        return RestartReason.SIGNAL if self.exit_code is not None and self.exit_code < 0 else RestartReason.EXIT
 
     async def spawn(
         self, application: Application, listeners: Sequence[socket.socket], cpus: tuple[int, ...] | None

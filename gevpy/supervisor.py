@@ -16,6 +16,7 @@ import asyncio
 import logging
 import signal
 import time
+from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from gevpy.application import Application
     from gevpy.metrics.snapshot import Snapshot
     from gevpy.options import ServeOptions
+    from gevpy.restarts import RestartReason
 
 __all__ = ["Supervisor"]
 
@@ -67,7 +69,7 @@ class Supervisor:
 
     Attributes:
         slots: by number.
-        restarts: how often a worker was replaced because it died.
+        restarts: how often a worker was replaced because it died, by reason.
         rolling: replaces workers that serve well.
         totals: what workers that are gone have counted, and all together.
         stopping: whether the end has begun.
@@ -86,7 +88,7 @@ class Supervisor:
         self._options = options
         self.slots: dict[int, Slot] = {}
         self.log = LimitedLog(logger)
-        self.restarts = 0
+        self.restarts: Counter[RestartReason] = Counter()
         self.on_change: Callable[[], None] = lambda: None
         self.totals = Totals()
         self._failed_once: Child | None = None
@@ -272,7 +274,7 @@ class Supervisor:
         else:
             self._failed_once = dead
             self._tell_early_death(slot, dead, delay)
-        self.restarts += 1
+        self.restarts[dead.restart_reason] += 1
         slot.restarting = self._loop.call_later(delay, self._bring_up, slot)
 
     def _tell_early_death(self, slot: Slot, dead: Child, delay: float) -> None:
@@ -289,6 +291,7 @@ class Supervisor:
         timeouts = self._options.timeouts
         for child in self.children:
             if child.ready and timeouts.blocked_s is not None and now - child.turned_s > timeouts.blocked_s:
+                child.blocked = True
                 child.signal(signal.SIGUSR1)  # it writes its stacks to stderr
                 child.kill(f"its loop has not turned for {now - child.turned_s:.1f} s")
             elif not child.ready and timeouts.start_s is not None and now - child.started_s > timeouts.start_s:

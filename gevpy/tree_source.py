@@ -70,7 +70,7 @@ class TreeSource:
             "now": time.time(),
             "state": "draining" if supervisor.stopping else "ready" if self._is_ready() else "starting",
             "addresses": self._addresses,
-            "restarts": supervisor.restarts,
+            "restarts": supervisor.restarts.total(),
             "total": as_status(supervisor.total()),
             "workers": [self._worker(slot, child) for slot in supervisor.slots.values() for child in _processes(slot)],
         }

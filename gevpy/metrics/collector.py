@@ -9,6 +9,7 @@ the number of series never depends on what clients do, and ``rate()`` sees the f
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from prometheus_client.core import (
@@ -18,14 +19,16 @@ from prometheus_client.core import (
     SummaryMetricFamily,
 )
 
+from gevpy import machine
 from gevpy.build import build_info
 from gevpy.closing import CloseKind
 from gevpy.metrics.snapshot import Snapshot, total
+from gevpy.restarts import RestartReason
 from gevpy.stats import DropReason, RejectReason
 
 if TYPE_CHECKING:
     import enum
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from prometheus_client.core import Metric
 
@@ -88,14 +91,18 @@ class ServerCollector:
 
 
 def families(
-    workers: Sequence[Snapshot], past: Snapshot | None = None, *, restarts: int = 0, states: Sequence[str] = ("ready",)
+    workers: Sequence[Snapshot],
+    past: Snapshot | None = None,
+    *,
+    restarts: Mapping[RestartReason, int] = MappingProxyType({}),
+    states: Sequence[str] = ("ready",),
 ) -> Iterator[Metric]:
     """Give every metric of a server; the names and label sets are always the same.
 
     Args:
         workers: what each worker has counted; gauges carry its number.
         past: what workers that are gone have counted, so that no counter ever falls.
-        restarts: how often a worker was replaced because it died.
+        restarts: how often workers were replaced because they died, by reason.
         states: of the workers' slots.
     """
     whole = total([*workers, past] if past is not None else workers)
@@ -103,7 +110,8 @@ def families(
     yield from _plain_counters(whole)
     yield from _reason_counters(whole)
     yield _handler_seconds(whole)
-    yield CounterMetricFamily("gevpy_worker_restarts_total", "Workers that died and were replaced.", value=restarts)
+    yield _restarts(restarts)
+    yield _listen_overflows()
     yield _blocked_seconds(whole)
     yield _states(states)
     yield from _gauges(workers)
@@ -141,6 +149,20 @@ def _handler_seconds(whole: Snapshot) -> Metric:
         count_value=int(whole.counters["handler_calls"]),
         sum_value=whole.counters["handler_seconds"],
     )
+
+
+def _restarts(restarts: Mapping[RestartReason, int]) -> Metric:
+    family = CounterMetricFamily(
+        "gevpy_worker_restarts_total", "Workers that died and were replaced, by reason.", labels=("reason",)
+    )
+    for reason in RestartReason:
+        family.add_metric((reason.value,), restarts.get(reason, 0))
+    return family
+
+
+def _listen_overflows() -> Metric:
+    what = "Connections that met a full accept queue on this machine, of whichever server; 0 where it isn't known."
+    return CounterMetricFamily("gevpy_listen_overflows_total", what, value=machine.listen_overflows())
 
 
 def _blocked_seconds(whole: Snapshot) -> Metric:
