@@ -12,7 +12,8 @@ from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
 from gevpy.control import Channel
-from gevpy.control_messages import Drain, Hurry, Message
+from gevpy.control_messages import Drain, Hurry, Logged, Message
+from gevpy.forwarded_log import levels
 from gevpy.metrics.snapshot import Snapshot
 from gevpy.placement import WorkerLoad
 from gevpy.restarts import RestartReason
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from gevpy.application import Application
 
 __all__ = ["Child"]
+
+DUMP_S = 0.2  # to write its stacks in
+WATCHDOG = "gevpy.watchdog"
 
 SPAWN = get_context("spawn")
 
@@ -79,6 +83,8 @@ class Child:
         self._channel: Channel | None = None
         self._alarm: Channel | None = None
         self._killing: asyncio.TimerHandle | None = None
+        self._accused = False  # its watchdog has said what blocks the loop
+        self._killed = False
         self._reaped = False
         self.exit_code: int | None = None
         self.gone: asyncio.Future[None] = loop.create_future()
@@ -118,7 +124,7 @@ class Child:
         """Start the process. Raises whatever keeps it from being started, such as OSError."""
         ours, its = socket.socketpair()
         our_alarm, its_alarm = socket.socketpair()
-        assignment = Assignment(self.slot, application, list(listeners), its, its_alarm, _log_levels(), cpus)
+        assignment = Assignment(self.slot, application, list(listeners), its, its_alarm, levels(), cpus)
         process = SPAWN.Process(target=run_worker, args=(assignment,), name=f"gevpy worker {self.slot}")
         try:
             await asyncio.to_thread(process.start)  # it writes all that the process needs to a pipe, and waits for it
@@ -154,10 +160,18 @@ class Child:
         self._kill_in(kill_after_s)
 
     def kill(self, why: str) -> None:
-        """End the process at once."""
-        if not self._reaped:
+        """End the process at once. Idempotent."""
+        if not self._reaped and not self._killed:
+            self._killed = True
             logger.error("killing %r: %s", self, why)
             self.signal(signal.SIGKILL)
+
+    def end_blocked(self, seconds: float) -> None:
+        """End it, as its loop has not turned for ``seconds``; it dumps its stacks, unless its watchdog has told."""
+        self.blocked = True
+        if not self._accused:
+            self.signal(signal.SIGUSR1)
+        self._loop.call_later(DUMP_S, self.kill, f"its loop has not turned for {seconds:.1f} s")
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal, if it still runs."""
@@ -172,6 +186,8 @@ class Child:
     def _received(self, message: Message, payload: bytes, descriptors: list[int]) -> None:
         for fd in descriptors:  # a worker has none to give
             os.close(fd)
+        if isinstance(message, Logged) and message.name == WATCHDOG:
+            self._accused = True
         self._on_message(self, message, payload)
 
     def _channel_ended(self, error: Exception | None) -> None:
@@ -208,12 +224,4 @@ class Child:
             snapshot.write_buffer_bytes = self.snapshot.write_buffer_bytes
         self.snapshot = snapshot
         self.turned_s = turned_s
-
-
-def _log_levels() -> dict[str, int]:
-    """Give the levels that this process's loggers were set to, the root's under ``""``."""
-    levels = {"": logging.getLogger().level}
-    for name, one in logging.Logger.manager.loggerDict.items():
-        if isinstance(one, logging.Logger) and one.level:
-            levels[name] = one.level
-    return levels
+        self._accused = False

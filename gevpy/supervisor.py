@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import time
 from collections import Counter
 from functools import partial
@@ -291,9 +290,7 @@ class Supervisor:
         timeouts = self._options.timeouts
         for child in self.children:
             if child.ready and timeouts.blocked_s is not None and now - child.turned_s > timeouts.blocked_s:
-                child.blocked = True
-                child.signal(signal.SIGUSR1)  # it writes its stacks to stderr
-                child.kill(f"its loop has not turned for {now - child.turned_s:.1f} s")
+                child.end_blocked(now - child.turned_s)
             elif not child.ready and timeouts.start_s is not None and now - child.started_s > timeouts.start_s:
                 child.kill(f"it was not ready within {timeouts.start_s:g} s")
         self.rolling.recycle(now)

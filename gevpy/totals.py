@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gevpy.blocked import BlockedSeconds
 from gevpy.metrics.snapshot import Snapshot, total
-from gevpy.watchdog import BlockedSeconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

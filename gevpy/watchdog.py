@@ -2,9 +2,7 @@
 
     the loop turns, and stamps ──▶ late by 250 ms ──▶ sample its stack ──▶ it turns again: charge, report, log
 
-The stamp is the loop's own; this thread only reads it, and so never makes a loop that hangs look alive. What is
-charged is found by code objects and not by gevpy's frames, which the compiled build has none of. Whatever becomes a
-label is bounded: the places are a closed list, the kinds of message are few, short and printable.
+The stamp is the loop's own; this thread only reads it, and so never makes a loop that hangs look alive.
 
 A process that was stopped, or a machine that slept or had no time for us, is nobody's fault: this thread's own wait
 ends late then, too, and nobody in the process computed meanwhile. That time is never charged. Where somebody did
@@ -14,108 +12,32 @@ there. Only C code that sleeps while it holds the interpreter can't be told from
 
 from __future__ import annotations
 
-import enum
-import inspect
 import logging
 import sys
 import threading
 import traceback
-from dataclasses import dataclass, replace
-from functools import partial, partialmethod
+from dataclasses import replace
 from time import monotonic, process_time
-from types import CodeType, MethodType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from gevpy.log_limit import LimitedLog, printable
-from gevpy.protocol.base import Protocol
-from gevpy.reactor import HOOKS
-from gevpy.timers import Timer, _running
+from gevpy.blocked import OTHER, Blocked, BlockedSeconds
+from gevpy.culprit import Culprits, without_plumbing, written
+from gevpy.log_limit import LimitedLog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from types import FrameType
+    from collections.abc import Callable
 
-__all__ = ["PLACES", "Blocked", "BlockedSeconds", "Watchdog"]
-
-METHODS = ("on_message", *HOOKS)
-CODEC = ("unpacket", "packet")
-TIMER, OTHER = "timer", "other"
-
-PLACES = (*METHODS, *CODEC, TIMER, OTHER)
-"""Where a loop can be blocked: all the values of the metrics label."""
+__all__ = ["Watchdog"]
 
 LATE_S = 0.25  # five turns of the reactor: what peers begin to notice, and what a busy machine alone seldom does
 BACK_S = 0.05  # between looks at a loop that is late: as often as the reactor turns
 NOISE_S = 0.01  # a wait that ends later than this was not just scheduled a little late
 STUCK_S = 5.0  # then it is logged although it goes on: where there is no supervisor, nobody else would ever tell
-MAX_KINDS = 32
-MAX_KIND = 64
-MAX_INT_BITS = 64  # the numbers that protocols use; the digits of a huge one take long to find
 MAX_FRAMES = 20
-MAX_STACK_BYTES = 4096
-MAX_WRAPPERS = 16  # decorators around one method; a bound, for a __wrapped__ that goes in circles
 
 NOT_RUNNING = "the process itself was not running: it was stopped, or the machine slept or had no time for it"
 
 logger = logging.getLogger("gevpy.watchdog")
-
-
-@dataclass(frozen=True, slots=True)
-class Blocked:
-    """One time that a loop was blocked.
-
-    Attributes:
-        seconds: from the loop's last turn to its next one, less those in which the process itself was not running.
-        where: what was running, one of `PLACES`.
-        kind: of the message in hand: its ``ctx``, if that is a string, a number or an enum's member, else the type of
-            its data; ``""`` for no message, ``"other"`` after 32 kinds. At most 64 characters, all printable.
-        stack: the loop's, innermost call last; at most 20 frames and 4 KiB, without the values of variables.
-        charged: False if it was the whole process that was not running; then ``stack`` says so.
-    """
-
-    seconds: float
-    where: str
-    kind: str
-    stack: str
-    charged: bool = True
-
-
-class BlockedSeconds:
-    """The seconds for which a loop was blocked, by place and kind of message; they only grow.
-
-    There are at most 34 kinds: the first 32, ``""``, and ``"other"`` for all that come later. Any thread may call any
-    method.
-
-    Example:
-        >>> seconds = BlockedSeconds()
-        >>> seconds.add("on_message", "login", 1.5)
-        >>> seconds.totals()
-        {('on_message', 'login'): 1.5}
-    """
-
-    def __init__(self) -> None:
-        """Begin with nothing charged."""
-        self._lock = threading.Lock()
-        self._kinds = {"", OTHER}
-        self._seconds: dict[tuple[str, str], float] = {}
-
-    def admit(self, kind: str) -> str:
-        """Give ``kind`` back if it is one of the first 32, else ``"other"``."""
-        with self._lock:
-            if len(self._kinds) < MAX_KINDS + 2:
-                self._kinds.add(kind)
-            return kind if kind in self._kinds else OTHER
-
-    def add(self, where: str, kind: str, seconds: float) -> None:
-        """Charge ``seconds`` to ``where``, one of `PLACES`, and ``kind``."""
-        key = where, self.admit(kind)
-        with self._lock:
-            self._seconds[key] = self._seconds.get(key, 0.0) + seconds
-
-    def totals(self) -> dict[tuple[str, str], float]:
-        """Give a copy: ``{(where, kind): seconds}``."""
-        with self._lock:
-            return dict(self._seconds)
 
 
 class Watchdog:
@@ -159,7 +81,7 @@ class Watchdog:
     ) -> None:
         """Look the handler over; nothing is watched before `start`."""
         self.seconds = BlockedSeconds()
-        self._application = _Application(handler)
+        self._culprits = Culprits(handler)
         self._stamp = stamp
         self._thread_id = thread_id
         self._late_s = late_s
@@ -253,13 +175,13 @@ class Watchdog:
         self._ongoing = None
         self.seconds.add(blocked.where, blocked.kind, blocked.seconds)
         self._tell(blocked)
-        message = f"the loop was blocked for {blocked.seconds:.1f} s {self._application.describe(blocked)}"
+        message = f"the loop was blocked for {blocked.seconds:.1f} s {self._culprits.describe(blocked)}"
         self._log.log(("blocked", blocked.where), logging.WARNING, message)
 
     def _tell_if_stuck(self, seconds: float, blocked: Blocked) -> None:
         if seconds >= self._stuck_s and not self._stuck_told:
             self._stuck_told = True
-            message = f"the loop is blocked, for {seconds:.1f} s so far, {self._application.describe(blocked)}"
+            message = f"the loop is blocked, for {seconds:.1f} s so far, {self._culprits.describe(blocked)}"
             self._log.log(("stuck", blocked.where), logging.WARNING, message)
 
     def _tell_not_running(self, seconds: float) -> None:
@@ -277,119 +199,16 @@ class Watchdog:
         frame = sys._current_frames().get(self._thread_id)
         calls = [] if frame is None else list(traceback.walk_stack(frame))  # empty: the thread has ended
         try:
-            where, kind = self._application.locate([frame for frame, _ in calls])
+            where, kind = self._culprits.locate([frame for frame, _ in calls])
         except Exception as error:  # noqa: BLE001 - it looks at the application's own types, which may do anything
             self._log.log("sample", logging.ERROR, "the watchdog can't tell who blocks the loop", error)
             where, kind = OTHER, ""
-        lines = [(frame.f_code.co_filename, line, frame.f_code.co_name, None) for frame, line in calls[:MAX_FRAMES]]
+        lines = [
+            (frame.f_code.co_filename, line, frame.f_code.co_name, None)
+            for frame, line in without_plumbing(calls)[:MAX_FRAMES]
+        ]
         del frame, calls  # or what the application's variables hold might have to be freed in this thread
         if self._stamp() != self._seen:
             return None
         # Only now: it reads sources from the disk, and lets the loop's thread go on meanwhile.
-        return Blocked(0.0, where, self.seconds.admit(kind), _written(lines))
-
-
-class _Application:
-    """Finds, on a stack, the frames of a handler's methods, inherited and wrapped ones too, of codecs and of timers."""
-
-    def __init__(self, handler: object) -> None:
-        self._name = type(handler).__name__
-        self._hooks: dict[CodeType, set[str]] = {}
-        for hook in METHODS:
-            for method in (getattr(handler, hook, None), *(vars(cls).get(hook) for cls in type(handler).__mro__)):
-                for code in _codes_of(method):
-                    self._hooks.setdefault(code, set()).add(hook)
-
-    def describe(self, blocked: Blocked) -> str:
-        """Say where it was, for the log."""
-        places = {TIMER: "in a timer callback", OTHER: "outside of the handler's methods"}
-        places.update((name, f"in the protocol's {name}") for name in CODEC)
-        place = places.get(blocked.where, f"in {self._name}.{blocked.where}")
-        kind = f" (kind {blocked.kind})" if blocked.kind else ""
-        return f"{place}{kind}\n{blocked.stack}".rstrip()
-
-    def locate(self, frames: list[FrameType]) -> tuple[str, str]:
-        """Give the place and the kind of message for a stack, innermost frame first; the innermost place counts."""
-        timed = _timed_codes()
-        found = OTHER
-        for frame in frames:
-            place = self._place(frame, timed)
-            if place is not None and found == OTHER:
-                found = place
-            if place == "on_message":
-                return found, _kind_of(frame)
-        return found, ""
-
-    def _place(self, frame: FrameType, timed: set[CodeType]) -> str | None:
-        code = frame.f_code
-        hooks = self._hooks.get(code)
-        if hooks is not None:
-            return self._hook(frame, hooks)
-        if code.co_name in CODEC and _is_of_a_protocol(frame):
-            return code.co_name
-        return TIMER if code in timed else None
-
-    def _hook(self, frame: FrameType, hooks: set[str]) -> str | None:
-        """Tell which method a frame is of; the wrappers that one decorator made have one code, and hold the method."""
-        if len(hooks) > 1:
-            held = [frame.f_locals.get(name) for name in frame.f_code.co_freevars]
-            owners = [self._hooks.get(code, set()) for value in held for code in _codes_of(value)]
-            hooks = {hook for owner in owners if len(owner) == 1 for hook in owner}
-        return next(iter(hooks)) if len(hooks) == 1 else None
-
-
-def _codes_of(method: Any) -> Iterator[CodeType]:
-    """Give the code of a method, and of what it wraps."""
-    for _ in range(MAX_WRAPPERS):
-        if isinstance(method, MethodType | staticmethod | classmethod):
-            method = method.__func__
-        elif isinstance(method, partial | partialmethod):
-            method = method.func
-        else:
-            code = getattr(method, "__code__", None)
-            if isinstance(code, CodeType):
-                yield code
-            method = getattr(method, "__wrapped__", None)
-
-
-def _timed_codes() -> set[CodeType]:
-    """Give the code that calls timer callbacks, and that of asynchronous ones which have begun."""
-    coroutines = [task.get_coro() for task in tuple(_running) if hasattr(task, "get_coro")]
-    codes = [getattr(coroutine, "cr_code", None) for coroutine in coroutines]
-    return {Timer._call.__code__, *(code for code in codes if code is not None)}
-
-
-def _is_of_a_protocol(frame: FrameType) -> bool:
-    names = frame.f_code.co_varnames[: frame.f_code.co_argcount]
-    return bool(names) and issubclass(type(frame.f_locals.get(names[0])), Protocol)
-
-
-def _kind_of(frame: FrameType) -> str:
-    """Give the kind of the message that an ``on_message`` handles."""
-    ctx, data = _message_of(frame)
-    if isinstance(ctx, enum.Enum):
-        text = str(ctx.name)
-    elif isinstance(ctx, str) and ctx:
-        text = str.__str__(ctx)
-    elif isinstance(ctx, int):
-        text = int.__repr__(ctx) if int.bit_length(ctx) <= MAX_INT_BITS else "int"
-    else:
-        text = type(data).__name__
-    return printable(text[:MAX_KIND])[:MAX_KIND]
-
-
-def _message_of(frame: FrameType) -> tuple[Any, Any]:
-    """Give the ``ctx`` and ``data`` that an ``on_message`` was called with, whatever it names them."""
-    code, values = frame.f_code, frame.f_locals
-    if "ctx" in values and "data" in values:
-        return values["ctx"], values["data"]
-    arguments = [values.get(name) for name in code.co_varnames[: code.co_argcount]]
-    if code.co_flags & inspect.CO_VARARGS:
-        arguments += values.get(code.co_varnames[code.co_argcount + code.co_kwonlyargcount], ())
-    ctx, data = (None, None, *arguments)[-2:]
-    return ctx, data
-
-
-def _written(lines: list[tuple[str, int, str, None]]) -> str:
-    text = "".join(traceback.StackSummary.from_list(reversed(lines)).format())
-    return text.encode("utf-8", "backslashreplace")[-MAX_STACK_BYTES:].decode("utf-8", "ignore")
+        return Blocked(0.0, where, self.seconds.admit(kind), written(lines))

@@ -13,14 +13,12 @@ import os
 import signal
 import socket
 import sys
-import threading
 import time
 import traceback
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from gevpy.control import MAX_PAYLOAD_BYTES, Channel, encode
+from gevpy.control import MAX_PAYLOAD_BYTES, Channel
 from gevpy.control_messages import (
     Accept,
     Adopt,
@@ -33,7 +31,6 @@ from gevpy.control_messages import (
     Drained,
     Failed,
     Hurry,
-    Logged,
     Message,
     Open,
     Ready,
@@ -42,6 +39,7 @@ from gevpy.control_messages import (
 )
 from gevpy.errors import WorkerError
 from gevpy.event_loop import run
+from gevpy.forwarded_log import ForwardedLog
 from gevpy.listener import Door
 from gevpy.loop_service import LoopService
 from gevpy.metrics.snapshot import Snapshot
@@ -53,7 +51,6 @@ if TYPE_CHECKING:
 __all__ = ["Assignment", "run_worker"]
 
 BEAT_S = 1.0
-LOG_CHARACTERS = 8_000
 FAMILIES_EVERY = 10  # beats: how often the application's metrics are told without being asked for
 LAST_TICKET = -1
 GONE, SIGNALLED = ON_ITS_OWN = ("supervisor gone", "signal")  # why a worker drains without being told to
@@ -119,7 +116,8 @@ class _Worker:
         self._loop = loop
         self._drain = loop.create_future()
         self._channel = Channel(loop, self._assignment.control, self._on_message, self._on_closed)
-        _forward_logs(_ForwardedLog(self._channel, self._assignment.alarm), self._assignment.log_levels)
+        self._log = ForwardedLog(self._channel, self._assignment.alarm, self._assignment.log_levels)
+        self._log.take_over()
         loop.add_signal_handler(signal.SIGTERM, self._begin_drain, Drain(SIGNALLED, None, patient=False))
         if await self._start(loop):
             self._channel.send(Ready())
@@ -131,6 +129,7 @@ class _Worker:
     async def _start(self, loop: asyncio.AbstractEventLoop) -> bool:
         try:
             handler, options = self._assignment.application.load()
+            self._log.take_over()
             self._service = service = LoopService(loop, handler, options, self._assignment.slot)
             service.worker.connect(self)
             await service.start()
@@ -296,35 +295,3 @@ def _families() -> list[Any]:
     except Exception:
         logger.exception("a metrics collector failed")
         return []
-
-
-class _ForwardedLog(logging.Handler):
-    """Hands records to the supervisor, whose logging the application has set up.
-
-    Those of the loop's thread go in order with everything else; those of other threads take a way of their own, so that
-    a watchdog can tell of a loop that is blocked.
-    """
-
-    def __init__(self, channel: Channel, alarm: socket.socket) -> None:
-        super().__init__()
-        self._channel = channel
-        self._alarm = alarm
-        self._alarm.settimeout(0)
-        self._loop_thread = threading.get_ident()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Send it, or drop it if the supervisor doesn't read; logging holds a lock meanwhile."""
-        message = Logged(record.name, record.levelno, self.format(record)[:LOG_CHARACTERS])
-        if threading.get_ident() == self._loop_thread:
-            self._channel.send(message)
-            return
-        data = encode(message)
-        with suppress(OSError):
-            if self._alarm.send(data) < len(data):
-                self._alarm.close()  # half a message has left: nothing after it could be understood
-
-
-def _forward_logs(handler: logging.Handler, levels: dict[str, int]) -> None:
-    for name, level in levels.items():
-        logging.getLogger(name or None).setLevel(level)
-    logging.getLogger().addHandler(handler)

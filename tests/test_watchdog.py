@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import gevpy
+from gevpy.blocked import Blocked, BlockedSeconds
+from gevpy.culprit import PLACES
 from gevpy.timers import run_after, run_every
-from gevpy.watchdog import PLACES, Blocked, BlockedSeconds, Watchdog
+from gevpy.watchdog import Watchdog
 from tests.serving import DEADLINE_S, connected, soon, until
 
 if TYPE_CHECKING:
