@@ -105,11 +105,12 @@ class Channel:
         data = encode(message, payload, len(descriptors))
         if self._closed or self._queued + len(data) > MAX_QUEUED_BYTES:
             return False
-        if not self._output:
-            self._loop.add_writer(self._fd, self._writable)
         self._output.append((memoryview(data), [dup(fd) for fd in descriptors]))
         self._queued += len(data)
-        self._writable()
+        if len(self._output) == 1:
+            self._write()
+            if self._output:
+                self._loop.add_writer(self._fd, self._writable)
         return True
 
     def read_rest(self) -> None:
@@ -136,6 +137,11 @@ class Channel:
             self._on_closed(error)
 
     def _writable(self) -> None:
+        self._write()
+        if not self._output and not self._closed:
+            self._loop.remove_writer(self._fd)
+
+    def _write(self) -> None:
         while self._output:
             data, descriptors = self._output[0]
             try:
@@ -150,7 +156,6 @@ class Channel:
                 self._output[0] = (data[sent:], [])
             else:
                 self._output.popleft()
-        self._loop.remove_writer(self._fd)
 
     def _send_some(self, data: memoryview, descriptors: list[int]) -> int:
         if not descriptors:

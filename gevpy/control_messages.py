@@ -210,6 +210,10 @@ for _kind, _class in MESSAGES.items():
 
 def header_of(message: Message) -> bytes:
     """Write a message down."""
+    return HEADERS.get(message.KIND) or _written(message)
+
+
+def _written(message: Message) -> bytes:
     fields = {name: getattr(message, name) for name in FIELDS[message.KIND]}
     return json.dumps({"kind": message.KIND, **fields}, separators=(",", ":")).encode()
 
@@ -220,6 +224,9 @@ def message_of(header: bytes) -> Message:
     Raises:
         ControlError: it is none, or has other fields than it should.
     """
+    bare = BARE.get(header)
+    if bare is not None:
+        return bare
     try:
         fields = json.loads(header)
         kind = fields.pop("kind")
@@ -231,3 +238,8 @@ def message_of(header: bytes) -> Message:
         msg = f"a {kind} message with other fields than it has: {header[:64]!r}"
         raise ControlError(msg)
     return MESSAGES[kind](**fields)
+
+
+# Messages without fields are always the same; one of them comes with every connection that is handed over.
+BARE: dict[bytes, Message] = {_written(one()): one() for kind, one in MESSAGES.items() if not FIELDS[kind]}
+HEADERS: dict[str, bytes] = {message.KIND: header for header, message in BARE.items()}

@@ -112,11 +112,17 @@ def run(main: Coroutine[Any, Any, T], *, debug: bool | None = None) -> T:
     """
     try:
         _uvloop()
-    except ConfigError:
+        _refuse_to_nest()
+    except (ConfigError, RuntimeError):
         main.close()
         raise
     with asyncio.Runner(debug=debug, loop_factory=new_event_loop) as runner:
         return runner.run(main)
+
+
+def _refuse_to_nest() -> None:
+    if asyncio._get_running_loop() is not None:
+        raise RuntimeError("gevpy.run() cannot be called while a loop runs in this thread: await what you serve")
 
 
 def _uvloop() -> ModuleType | None:

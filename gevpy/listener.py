@@ -7,6 +7,7 @@ descriptors run out, a pause: neither loop offers one. The accepted socket is ha
 
 from __future__ import annotations
 
+import _socket
 import errno
 import logging
 import random
@@ -38,6 +39,8 @@ KEEPALIVE_IDLE_S = 60
 KEEPALIVE_INTERVAL_S = 10
 KEEPALIVE_PROBES = 3
 
+PLAIN_FAMILY = _socket.socket.family  # type: ignore[attr-defined]  # beneath the enum
+
 logger = logging.getLogger("gevpy.server")
 
 
@@ -67,15 +70,20 @@ class AcceptedSocket(socket.socket):
     """A socket that knows its family and type as plain numbers.
 
     ``socket.socket`` makes enum members of them at every look, and accepting looks five times: 10 µs in all.
+
+    Args:
+        family: of its addresses; -1 to ask the kernel.
+        proto: its protocol; -1 to ask the kernel.
+        fd: the descriptor that accepting gave; the socket owns it.
     """
 
     __slots__ = ("family",)  # in the place of the property
     type = STREAM  # type: ignore[assignment]
 
     def __init__(self, family: int, proto: int, fd: int) -> None:
-        """Own the descriptor that accepting gave."""
+        """Own the descriptor."""
         super().__init__(family, STREAM, proto, fd)
-        self.family = family  # type: ignore[misc,assignment]
+        self.family = family if family >= 0 else PLAIN_FAMILY.__get__(self)  # type: ignore[misc,assignment]
 
 
 class Door:
@@ -91,7 +99,7 @@ class Door:
 
     def take_descriptor(self, fd: int) -> None:
         """Take a connection that another process has accepted, or close it if there is no room."""
-        sock = socket.socket(fileno=fd)
+        sock = AcceptedSocket(-1, -1, fd)  # the kernel knows what it is
         sock.settimeout(0)
         try:
             address = sock.getpeername()

@@ -43,6 +43,7 @@ from gevpy.log_limit import LimitedLog, printable
 from gevpy.rolling import KILL_GRACE_S, Rolling
 from gevpy.slot import Slot
 from gevpy.totals import Totals
+from gevpy.worker_process import beat_s
 
 if TYPE_CHECKING:
     import socket
@@ -55,7 +56,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Supervisor"]
 
-LOOK_S = 0.5  # between looks at the workers' health
 HURRY_GRACE_S = 0.5
 
 logger = logging.getLogger("gevpy.supervisor")
@@ -95,6 +95,7 @@ class Supervisor:
         self.stopping = False
         self._settled: asyncio.Event = asyncio.Event()
         self._gather = Gather()
+        self._beat_s = beat_s(options.timeouts.blocked_s)  # what a worker told last may be so old
         self.rolling = Rolling(self, options)
         self._look_handle: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -136,7 +137,7 @@ class Supervisor:
             self.slots[number] = Slot(number, sockets)
         for slot in self.slots.values():
             self._bring_up(slot)
-        self._look_handle = self._loop.call_later(LOOK_S, self._look)
+        self._look_handle = self._loop.call_later(self._beat_s, self._look)
         for child in self.children:
             await self.started(child)
         if not self.live:
@@ -287,14 +288,15 @@ class Supervisor:
 
     def _look(self) -> None:
         now = time.monotonic()
-        timeouts = self._options.timeouts
+        blocked_s, start_s = self._options.timeouts.blocked_s, self._options.timeouts.start_s
         for child in self.children:
-            if child.ready and timeouts.blocked_s is not None and now - child.turned_s > timeouts.blocked_s:
-                child.end_blocked(now - child.turned_s)
-            elif not child.ready and timeouts.start_s is not None and now - child.started_s > timeouts.start_s:
-                child.kill(f"it was not ready within {timeouts.start_s:g} s")
+            silent_s, age_s = now - child.turned_s, now - child.started_s
+            if child.ready and blocked_s is not None and silent_s > blocked_s + self._beat_s:
+                child.end_blocked(silent_s)
+            elif not child.ready and start_s is not None and age_s > start_s:
+                child.kill(f"it was not ready within {start_s:g} s")
         self.rolling.recycle(now)
-        self._look_handle = self._loop.call_later(LOOK_S, self._look)
+        self._look_handle = self._loop.call_later(self._beat_s, self._look)
 
     # -- between workers -------------------------------------------------------------------------------------
 

@@ -48,9 +48,10 @@ if TYPE_CHECKING:
     from gevpy.application import Application
     from gevpy.listener import Listener
 
-__all__ = ["Assignment", "run_worker"]
+__all__ = ["Assignment", "beat_s", "run_worker"]
 
-BEAT_S = 1.0
+BEAT_S = 0.5
+LEAST_BEAT_S = 0.05
 FAMILIES_EVERY = 10  # beats: how often the application's metrics are told without being asked for
 LAST_TICKET = -1
 GONE, SIGNALLED = ON_ITS_OWN = ("supervisor gone", "signal")  # why a worker drains without being told to
@@ -58,6 +59,11 @@ OPEN_S = 0.05  # how soon the supervisor knows of connections that came or ended
 LEFT_SHOWN = 20  # of those who were aborted
 
 logger = logging.getLogger("gevpy.worker")
+
+
+def beat_s(blocked_s: float | None) -> float:
+    """Give the seconds between two beats of a worker: some of them within ``Timeouts.blocked_s``."""
+    return BEAT_S if blocked_s is None else min(BEAT_S, max(LEAST_BEAT_S, blocked_s / 4))
 
 
 @dataclass
@@ -245,7 +251,10 @@ class _Worker:
     # -- what the supervisor is told -----------------------------------------------------------------
 
     def _beat(self) -> None:
-        self._loop.call_later(BEAT_S, self._beat)  # first: whatever fails now, the supervisor must hear of us again
+        timeouts = self._options.timeouts
+        self._loop.call_later(
+            beat_s(timeouts.blocked_s), self._beat
+        )  # first: whatever fails now, the supervisor must hear of us again
         self._beats += 1
         self._send_beat(0)
 
