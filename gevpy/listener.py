@@ -39,7 +39,7 @@ KEEPALIVE_IDLE_S = 60
 KEEPALIVE_INTERVAL_S = 10
 KEEPALIVE_PROBES = 3
 
-PLAIN_FAMILY = _socket.socket.family  # type: ignore[attr-defined]  # beneath the enum
+PLAIN_FAMILY = _socket.socket.family  # beneath the enum
 
 logger = logging.getLogger("gevpy.server")
 

@@ -9,8 +9,9 @@ import os
 import socket
 from contextlib import suppress
 
-__all__ = ["notify", "passed_sockets", "watchdog_interval_s"]
+__all__ = ["forget", "notify", "passed_sockets", "watchdog_interval_s"]
 
+VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 FIRST_DESCRIPTOR = 3  # SD_LISTEN_FDS_START
 
 
@@ -38,6 +39,12 @@ def passed_sockets() -> list[socket.socket]:
     for fd in descriptors:
         os.set_inheritable(fd, False)  # noqa: FBT003 - its own argument
     return [socket.socket(fileno=fd) for fd in descriptors]
+
+
+def forget() -> None:
+    """Remove what systemd has said to this process's parent: a worker doesn't speak for the service."""
+    for name in VARIABLES:
+        os.environ.pop(name, None)
 
 
 def notify(state: str) -> bool:

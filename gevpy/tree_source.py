@@ -68,12 +68,25 @@ class TreeSource:
             "version": VERSION,
             "started_at": self._started_at,
             "now": time.time(),
-            "state": "draining" if supervisor.stopping else "ready" if self._is_ready() else "starting",
+            "state": self._state(),
             "addresses": self._addresses,
             "restarts": supervisor.restarts.total(),
             "total": as_status(supervisor.total()),
             "workers": [self._worker(slot, child) for slot in supervisor.slots.values() for child in _processes(slot)],
         }
+
+    def _state(self) -> str:
+        if self._supervisor.stopping:
+            return "draining"
+        if not self._is_ready():
+            return "starting"
+        return "degraded" if self.trouble() else "ready"
+
+    def trouble(self) -> str:
+        """Say how many slots have failed."""
+        slots = self._supervisor.slots.values()
+        failed = sum(slot.failed for slot in slots)
+        return f"{failed} of {len(slots)} workers {'has' if failed == 1 else 'have'} failed" if failed else ""
 
     def _worker(self, slot: Slot, child: Child | None) -> dict[str, Any]:
         """Describe a process; for a slot without one, the slot."""

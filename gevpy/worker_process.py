@@ -43,6 +43,7 @@ from gevpy.forwarded_log import ForwardedLog
 from gevpy.listener import Door
 from gevpy.loop_service import LoopService
 from gevpy.metrics.snapshot import Snapshot
+from gevpy.systemd import forget
 
 if TYPE_CHECKING:
     from gevpy.application import Application
@@ -91,6 +92,7 @@ class Assignment:
 
 def run_worker(assignment: Assignment) -> None:
     """Be the worker: the process ends when this returns."""
+    forget()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor acts on it
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if hasattr(faulthandler, "register"):
@@ -251,10 +253,8 @@ class _Worker:
     # -- what the supervisor is told -----------------------------------------------------------------
 
     def _beat(self) -> None:
-        timeouts = self._options.timeouts
-        self._loop.call_later(
-            beat_s(timeouts.blocked_s), self._beat
-        )  # first: whatever fails now, the supervisor must hear of us again
+        # First: whatever fails now, the supervisor must hear of us again.
+        self._loop.call_later(beat_s(self._options.timeouts.blocked_s), self._beat)
         self._beats += 1
         self._send_beat(0)
 

@@ -77,6 +77,10 @@ class MetricsSource(Protocol):
         """Give the document of ``/stats.json``, which ``json`` can write; see `gevpy.metrics.source`."""
         ...
 
+    def trouble(self) -> str:
+        """Say what is wrong although the server serves, such as ``"1 of 2 workers has failed"``; "" for nothing."""
+        ...
+
 
 class MetricsEndpoint:
     """The metrics port of one server; made by `start`.
@@ -189,8 +193,10 @@ class MetricsEndpoint:
         if path == b"/healthz":
             return plain(HTTPStatus.OK, "ok")
         if path == b"/readyz":
-            ready, not_ready = (HTTPStatus.OK, "ready"), (HTTPStatus.SERVICE_UNAVAILABLE, "not ready")
-            return plain(*(ready if self.ready else not_ready))
+            if not self.ready:
+                return plain(HTTPStatus.SERVICE_UNAVAILABLE, "not ready")
+            trouble = self._source.trouble()
+            return plain(HTTPStatus.OK, f"degraded: {trouble}" if trouble else "ready")
         return page_file(path) or plain(HTTPStatus.NOT_FOUND, PATHS_HINT)
 
     def _show(self, content_type: str, encode: Callable[[MetricsSource], bytes]) -> Answer:

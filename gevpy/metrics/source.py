@@ -72,6 +72,10 @@ class LoopSource:
             "workers": [self._worker(*pair) for pair in zip(self._reactors, snapshots, strict=True)],
         }
 
+    def trouble(self) -> str:
+        """Say nothing: one loop serves, or it doesn't."""
+        return ""
+
     def _state(self, reactors: Iterable[Reactor]) -> str:
         if any(reactor.draining for reactor in reactors):
             return "draining"

@@ -119,6 +119,10 @@ class SimulatedSource:
         """Give nearly nothing."""
         yield CounterMetricFamily("simulated_seconds", "How many have passed.", value=self._second)
 
+    def trouble(self) -> str:
+        """Know of none."""
+        return ""
+
     def stats(self) -> dict[str, Any]:
         """Give the document."""
         workers = [worker.status(self._second) for worker in self._workers]

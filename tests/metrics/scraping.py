@@ -83,6 +83,10 @@ class HeldSource:
         """Give the same number."""
         return {"refreshes": self.ended}
 
+    def trouble(self) -> str:
+        """Know of none."""
+        return ""
+
 
 class Answer:
     """An HTTP answer, taken apart."""
