@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import time
+from contextlib import suppress
 from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
@@ -83,6 +84,7 @@ class Child:
         self._channel: Channel | None = None
         self._alarm: Channel | None = None
         self._killing: asyncio.TimerHandle | None = None
+        self._watched = -1  # readable when it has exited
         self._accused = False  # its watchdog has said what blocks the loop
         self._killed = False
         self._reaped = False
@@ -139,7 +141,8 @@ class Child:
         self.load = WorkerLoad(self.slot, process.pid or 0)
         self._channel = Channel(self._loop, ours, self._received, self._channel_ended)
         self._alarm = Channel(self._loop, our_alarm, self._received, lambda _error: None)
-        self._loop.add_reader(process.sentinel, self._exited)
+        self._watched = _watch(process)
+        self._loop.add_reader(self._watched, self._exited)
 
     def send(self, message: Message, payload: bytes = b"", descriptors: Sequence[int] = ()) -> bool:
         """Say something to it; False if it can't be told."""
@@ -197,7 +200,9 @@ class Child:
     def _exited(self) -> None:
         process = self._process
         assert process is not None, "it was spawned"
-        self._loop.remove_reader(process.sentinel)
+        self._loop.remove_reader(self._watched)
+        if self._watched != process.sentinel:
+            os.close(self._watched)
         process.join()
         self._reaped = True  # from now on its id may be another's
         self.exit_code = process.exitcode
@@ -225,3 +230,15 @@ class Child:
         self.snapshot = snapshot
         self.turned_s = turned_s
         self._accused = False
+
+
+def _watch(process: SpawnProcess) -> int:
+    """Give a descriptor that gets readable when the process exits.
+
+    A pidfd where there is one: multiprocessing's sentinel is a pipe that stays open as long as anybody holds its other
+    end, and whatever the application starts in the worker may do so.
+    """
+    if hasattr(os, "pidfd_open"):
+        with suppress(OSError):  # a sandbox may forbid it
+            return os.pidfd_open(process.pid or 0)
+    return process.sentinel

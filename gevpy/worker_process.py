@@ -15,7 +15,9 @@ import socket
 import sys
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gevpy.control import MAX_PAYLOAD_BYTES, Channel
@@ -55,6 +57,8 @@ BEAT_S = 0.5
 LEAST_BEAT_S = 0.05
 FAMILIES_EVERY = 10  # beats: how often the application's metrics are told without being asked for
 LAST_TICKET = -1
+STDERR = 2
+DESCRIPTORS = Path("/dev/fd")
 GONE, SIGNALLED = ON_ITS_OWN = ("supervisor gone", "signal")  # why a worker drains without being told to
 OPEN_S = 0.05  # how soon the supervisor knows of connections that came or ended
 LEFT_SHOWN = 20  # of those who were aborted
@@ -97,11 +101,18 @@ def run_worker(assignment: Assignment) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if hasattr(faulthandler, "register"):
         faulthandler.register(signal.SIGUSR1, all_threads=True)
-    for sock in (*assignment.listeners, assignment.control, assignment.alarm):
-        sock.set_inheritable(False)
+    _keep_descriptors()
     if assignment.cpus is not None:
         os.sched_setaffinity(0, assignment.cpus)
     run(_Worker(assignment).serve())
+
+
+def _keep_descriptors() -> None:
+    """Let nothing that the application starts inherit what we hold: multiprocessing's pipes, too."""
+    for path in DESCRIPTORS.iterdir() if DESCRIPTORS.is_dir() else ():
+        with suppress(OSError):  # the one that lists them
+            if int(path.name) > STDERR:
+                os.set_inheritable(int(path.name), False)  # noqa: FBT003 - its own argument
 
 
 class _Worker:
