@@ -55,12 +55,14 @@ from gevpy.server import Server
 from gevpy.serving import serve
 from gevpy.timers import Timer
 from gevpy.timing_wheel import TimingWheel
+from gevpy.tls import TLS
 from gevpy.worker import Worker
 
 if TYPE_CHECKING:
     from gevpy.event_loop import EventLoopPolicy, install
 
 __all__ = [
+    "TLS",
     "BindError",
     "BufferOverflow",
     "BufferUnderflow",

@@ -5,4 +5,5 @@ cdef class Admission:
     cdef public dict _networks
 
     cpdef object enter(self, str network)
+    cpdef object place(self, str network)
     cpdef leave(self, str network)

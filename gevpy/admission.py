@@ -84,18 +84,31 @@ class Admission:
         """Let one in: None, or the reason why not."""
         if self.count >= self.max_connections:
             return RejectReason.MAX_CONNECTIONS
+        refused = self.place(network)
+        if refused is None:
+            self.count += 1
+        return refused
+
+    def enter_unknown(self) -> RejectReason | None:
+        """Let one in whose network is not known yet: None, or the reason why not. `place` follows, or `leave`."""
+        if self.count >= self.max_connections:
+            return RejectReason.MAX_CONNECTIONS
+        self.count += 1
+        return None
+
+    def place(self, network: str) -> RejectReason | None:
+        """Count one that is in by its network: None, or the reason why that has no room; it is in all the same."""
         if self.max_per_network is not None:
             here = self._networks.get(network, 0)
             if here >= self.max_per_network:
                 return RejectReason.MAX_CONNECTIONS_PER_IP
             self._networks[network] = here + 1
-        self.count += 1
         return None
 
-    def leave(self, network: str) -> None:
-        """Let one out that `enter` let in."""
+    def leave(self, network: str | None) -> None:
+        """Let one out that `enter` let in; None for one whose network was never counted."""
         self.count -= 1
-        if self.max_per_network is not None:
+        if self.max_per_network is not None and network is not None:
             here = self._networks[network] - 1
             if here:
                 self._networks[network] = here

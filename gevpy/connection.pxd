@@ -15,4 +15,5 @@ cdef class ConnectionCore(ReadSide):
     cdef bint _leaving
     cdef public bint _lingering
     cdef bint _opened
+    cdef public bint _tls
     cdef bint _wait_for_handler

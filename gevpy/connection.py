@@ -23,6 +23,7 @@ from gevpy.errors import (
     ConfigError,
     ConnectionClosed,
     FrameTooLarge,
+    GevError,
     ProtocolError,
     TruncatedFrame,
 )
@@ -30,11 +31,15 @@ from gevpy.host import FAILURES
 from gevpy.kernel_queues import discard_input, unacknowledged_bytes, unread_bytes
 from gevpy.protocol.base import Protocol
 from gevpy.read_side import ReadSide
+from gevpy.tls import client_context, server_context
+from gevpy.upgrade import upgrade
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Coroutine
 
     from gevpy.reactor import Reactor
+    from gevpy.tls import TLS
     from gevpy.worker import Worker
 
 __all__ = ["Connection"]
@@ -53,6 +58,7 @@ class ConnectionCore(ReadSide):
         "_opened",
         "_peer",
         "_reactor",
+        "_tls",
         "_values",
         "_wait_for_handler",
         "close_tick",
@@ -79,6 +85,7 @@ class ConnectionCore(ReadSide):
         self._gone = False  # connection_lost has come
         self._lingering = False  # our side is ended; input is read and forgotten until the peer has all
         self._opened = False  # the handler knows of it
+        self._tls = False  # the transport encrypts: its streams end both at once
 
     def __repr__(self) -> str:
         """Show who it is and how it is."""
@@ -138,6 +145,80 @@ class ConnectionCore(ReadSide):
     def was_made(self) -> bool:
         """Whether the transport has ever been there."""
         return self._transport is not None
+
+    # -- TLS ---------------------------------------------------------------------------------------
+
+    @property
+    def tls(self) -> ssl.SSLObject | None:
+        """The TLS session, for its version, cipher and certificates; None without TLS.
+
+        Source: `ssl.SSLObject`.
+        """
+        session: ssl.SSLObject | None = self._transport.get_extra_info("ssl_object")
+        return session
+
+    @property
+    def peer_certificate(self) -> dict[str, Any] | None:
+        """The peer's certificate, as `ssl.SSLSocket.getpeercert` gives it; None if it showed none, or without TLS.
+
+        On a server it is there with mutual TLS (``TLS(ca=...)``), and was verified before ``on_connect``.
+        """
+        return self._transport.get_extra_info("peercert") or None
+
+    async def start_tls(
+        self, tls: TLS | ssl.SSLContext, *, server_side: bool = True, server_hostname: str | None = None
+    ) -> None:
+        r"""Go on with TLS on this connection, as STARTTLS of mail and others does; to be awaited in a handler.
+
+        What was sent before still leaves as it is. Messages are handled again, and what is sent meanwhile leaves, once
+        the handshake is done. The protocol stays; assign `protocol` to swap it.
+
+        Args:
+            tls: a server's certificate, or whom a client trusts.
+            server_side: whether we are the server.
+            server_hostname: for a client: the name that the certificate must have.
+
+        Raises:
+            HandshakeError: it failed, or took longer than ``timeouts.handshake_s``; the connection closes.
+            ProtocolError: the peer had sent more already, in the clear, where nobody may be trusted; it closes, too.
+            ConnectionClosed: the connection is closed.
+            GevError: it uses TLS already.
+            ConfigError: as for `TLS`.
+
+        Source: RFC 3207 section 6 for what must not be sent before.
+
+        Example:
+            >>> import gevpy
+            >>> class Upgrading(gevpy.Handler):
+            ...     async def on_message(self, conn, ctx, data):
+            ...         if data == b"STARTTLS":
+            ...             conn.send(b"go ahead")
+            ...             await conn.start_tls(gevpy.TLS(cert="server.pem"))
+        """
+        context = server_context(tls) if server_side else client_context(tls)
+        await upgrade(self, self._reactor, context, server_side=server_side, server_hostname=server_hostname)
+
+    def begin_upgrade(self) -> None:
+        """Hold output back, and handle no input, until `end_upgrade`; for `gevpy.upgrade`."""
+        self.wait_for_upgrade()
+        self._busy = True
+
+    def end_upgrade(self, transport: asyncio.BaseTransport) -> None:
+        """Go on by a transport that encrypts."""
+        self._take_transport(transport, is_tls=True)
+        self._busy = False
+        self.upgrade_done()
+        self.flush()
+
+    def fail_upgrade(self, error: BaseException) -> None:
+        """End, because the handshake failed."""
+        self._reactor.report(self, "start_tls", error, expected=True)
+        self._abort_with(CloseKind.HANDSHAKE_FAILED, error)
+
+    @property
+    def has_input(self) -> bool:
+        """Whether bytes or messages wait that came already."""
+        return bool(self.read_buffer_length) or (self._inbox is not None and self._inbox.has_waiting)
 
     # -- values ------------------------------------------------------------------------------------
 
@@ -205,10 +286,15 @@ class ConnectionCore(ReadSide):
 
         From then on ``send`` raises `ConnectionClosed`, and a reply that a handler returns is dropped and counted.
 
+        Raises:
+            GevError: the connection uses TLS, whose two sides the event loops end together: use `close`.
+
         Source: gev's ``Connection.ShutdownWrite``, which lost what waited.
         """
         if not self._connected or self._write_shut:
             return
+        if self._tls:
+            raise GevError("a TLS connection can't be shut down on one side: use close()")
         self._write_shut = True
         if self._eof and self._inbox is None:
             self._finish_input()
@@ -264,7 +350,7 @@ class ConnectionCore(ReadSide):
             return
         if self._lingering:
             return
-        if not self._eof and unread_bytes(self.fileno()):
+        if not (self._eof or self._tls) and unread_bytes(self.fileno()):
             self._linger()
         else:
             self._close_transport()
@@ -299,10 +385,9 @@ class ConnectionCore(ReadSide):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin: take the transport, tell the reactor, greet the handler."""
-        self._transport = transport
-        self._transport.set_write_buffer_limits(0)
-        if self._transport.get_extra_info("peername"):
-            self._peer = None  # uvloop does not know it of a peer that was gone at once
+        self._take_transport(transport, is_tls=self._reactor.tls is not None)
+        if self._transport.get_extra_info("peername") == self._peer:
+            self._peer = None  # uvloop does not know it of a peer that was gone at once; behind a proxy it is another's
         if self._reactor.draining:
             self._lost = True
             self._transport.abort()
@@ -315,14 +400,33 @@ class ConnectionCore(ReadSide):
             self.wait_for_connect()
         self.hold_pause()
 
+    def _take_transport(self, transport: asyncio.BaseTransport, *, is_tls: bool) -> None:
+        """Send and receive by this transport from now on."""
+        self._transport = transport
+        self._tls = is_tls
+        self._transport.set_write_buffer_limits(1 if is_tls else 0)  # with 0 the loops' TLS calls nothing a congestion
+
     def eof_received(self) -> bool:
         """Learn that the peer ended its side: handle what came, then close, unless half-open is wanted."""
         self._eof = True
+        if self._tls:
+            self._end_with_peer()
+            return False
         if self._lingering:
             self._close_transport()
         elif self._inbox is None and self._connected:
             self._finish_input()
         return True
+
+    def _end_with_peer(self) -> None:
+        """End, as TLS does when the peer ends its side: nothing can be sent any more."""
+        if self._connected:
+            waiting = self.read_buffer_length
+            cut = TruncatedFrame("the stream ended inside a frame", actual=waiting) if waiting else None
+            self.begin_close(CloseKind.PEER_CLOSED, cut)
+        if not self._lost:
+            self._discard_output()
+            self._close_transport()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End: whatever the cause, this comes exactly once."""
@@ -447,6 +551,8 @@ class ConnectionCore(ReadSide):
         """End this connection because of an error, gently: what was produced before it still leaves."""
         if isinstance(error, ConnectionClosed) and not self._connected:
             return  # the handler learned from send() what we know already
+        if self._reason is not None and self._reason.error is error:
+            return  # and from start_tls() why that ended
         kind = CloseKind.HANDLER_ERROR
         if where == "unpacket":
             kind = CloseKind.FRAME_TOO_LARGE if isinstance(error, FrameTooLarge) else CloseKind.PROTOCOL_ERROR

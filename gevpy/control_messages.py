@@ -33,6 +33,7 @@ __all__ = [
     "Open",
     "Ready",
     "Release",
+    "ReloadTLS",
     "Take",
     "header_of",
     "message_of",
@@ -106,6 +107,13 @@ class Ask(Message):
 
     KIND: ClassVar[str] = "ask"
     ticket: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadTLS(Message):
+    """Read the certificates again."""
+
+    KIND: ClassVar[str] = "reload_tls"
 
 
 # -- in both directions ----------------------------------------------------------------------------

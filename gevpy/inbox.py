@@ -50,6 +50,11 @@ class Inbox:
         """Whether reading should pause: 16 messages or 1 MiB wait."""
         return len(self._waiting) >= MAX_MESSAGES or self._bytes >= MAX_BYTES
 
+    @property
+    def has_waiting(self) -> bool:
+        """Whether messages wait that no handler has begun with."""
+        return bool(self._waiting)
+
     def put(self, message: tuple[Any, Any]) -> None:
         """Queue a message, and start the task if it doesn't run."""
         self._waiting.append(message)

@@ -5,6 +5,7 @@ cdef class Door:
     cdef Reactor _reactor
 
     cdef _take(self, object sock, object address)
+    cdef _connect(self, object sock, object address, object network)
     cdef _refuse(self, object sock, object reason, object address)
 
 cdef class Listener(Door):

@@ -12,18 +12,23 @@ import errno
 import logging
 import random
 import socket
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gevpy.addresses import client_network, format_address
 from gevpy.connection import Connection
+from gevpy.errors import HandshakeError
 from gevpy.kernel_queues import reset_on_close
+from gevpy.log_limit import printable
+from gevpy.proxy_gate import ProxyGate
 from gevpy.stats import RejectReason
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Coroutine
 
+    from gevpy.proxy_header import Address
     from gevpy.reactor import Reactor
 
 __all__ = ["Listener"]
@@ -108,15 +113,32 @@ class Door:
         self._take(sock, address)
 
     def _take(self, sock: socket.socket, address: Any) -> None:
-        admission = self._reactor.admission
-        network = client_network(address) if admission.max_per_network is not None else ""
-        refused = admission.enter(network)
-        if refused is not None:
-            self._refuse(sock, refused, address)
+        reactor = self._reactor
+        if reactor.proxies is not None:
+            self._await_header(sock, address)
             return
-        self._reactor.expect()
-        conn = Connection(self._reactor, address, network)
-        work = self._reactor.loop.connect_accepted_socket(lambda: conn, sock)
+        network = client_network(address) if reactor.admission.max_per_network is not None else ""
+        refused = reactor.admission.enter(network)
+        if refused is None:
+            self._connect(sock, address, network)
+        else:
+            self._refuse(sock, refused, address)
+
+    def _connect(self, sock: socket.socket, address: Any, network: str) -> None:
+        reactor = self._reactor
+        reactor.expect()
+        conn = Connection(reactor, address, network)
+        if reactor.tls is None:
+            work = reactor.loop.connect_accepted_socket(lambda: conn, sock)
+        else:
+            reactor.pending[sock] = partial(_hang_up, sock)
+            work = reactor.loop.connect_accepted_socket(
+                lambda: conn,
+                sock,
+                ssl=reactor.tls.context,
+                ssl_handshake_timeout=reactor.handshake_s,
+                ssl_shutdown_timeout=reactor.tls_shutdown_s,
+            )
         self._step(conn, sock, work)
 
     def _refuse(self, sock: socket.socket, reason: RejectReason, address: Any) -> None:
@@ -138,15 +160,69 @@ class Door:
         try:
             waited = work.send(None)
         except StopIteration:
+            if conn._tls:
+                self._reactor.pending.pop(sock, None)
             return
         except OSError as error:
-            self._reactor.log.log("connect", logging.WARNING, f"an accepted connection failed: {error}")
-            sock.close()
-            if not conn.was_made:
-                self._reactor.turned_away(conn)
+            self._connect_failed(conn, sock, error)
             return
         waited._asyncio_future_blocking = False
         waited.add_done_callback(partial(self._step, conn, sock, work))
+
+    def _connect_failed(self, conn: Connection, sock: socket.socket, error: OSError) -> None:
+        reactor = self._reactor
+        if reactor.pending.pop(sock, None) is None:
+            reactor.log.log("connect", logging.WARNING, f"an accepted connection failed: {error}")
+        else:
+            self._handshake_failed(f"the TLS handshake with {conn.peer_addr}", error)
+        sock.close()
+        if not conn.was_made:
+            reactor.turned_away(conn)
+
+    def _handshake_failed(self, what: str, error: Exception) -> None:
+        self._reactor.stats.count_rejected(RejectReason.HANDSHAKE_FAILED)
+        reason = printable(str(error) or type(error).__name__)
+        self._reactor.log.log(("handshake", type(error)), logging.WARNING, f"{what} failed: {reason}")
+
+    # -- behind a load balancer --------------------------------------------------------------------
+
+    def _await_header(self, sock: socket.socket, address: Any) -> None:
+        """Learn from the PROXY header whom the balancer connects for; the connection counts from now on."""
+        reactor = self._reactor
+        refused = reactor.admission.enter_unknown()
+        if refused is not None:
+            self._refuse(sock, refused, address)
+        elif reactor.proxies is None or not reactor.proxies.trust(address):
+            self._header_failed(sock, address, HandshakeError("it is not among the trusted proxies"))
+        else:
+            timeout_s = reactor.options.timeouts.proxy_header_s or reactor.handshake_s
+            known, failed = partial(self._header_known, sock, address), partial(self._header_failed, sock, address)
+            reactor.pending[sock] = ProxyGate(reactor.loop, sock, timeout_s, known, failed).give_up
+
+    def _header_known(self, sock: socket.socket, address: Any, source: Address | None) -> None:
+        reactor = self._reactor
+        del reactor.pending[sock]
+        client = source or address
+        network = client_network(client)
+        refused = reactor.admission.place(network)
+        if refused is None:
+            self._connect(sock, client, network)
+        else:
+            reactor.admission.leave(None)
+            self._refuse(sock, refused, client)
+
+    def _header_failed(self, sock: socket.socket, address: Any, error: Exception) -> None:
+        self._reactor.pending.pop(sock, None)
+        self._reactor.admission.leave(None)
+        self._handshake_failed(f"the PROXY header of {format_address(address) or 'a peer'}", error)
+        reset_on_close(sock)
+        sock.close()
+
+
+def _hang_up(sock: socket.socket) -> None:
+    """Have the loop's handshake fail."""
+    with suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
 
 
 class Listener(Door):

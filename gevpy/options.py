@@ -14,11 +14,11 @@ from gevpy.machine import usable_workers
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Sequence
+    from collections.abc import Callable, Hashable, Sequence
 
     from gevpy.protocol.base import Protocol
 
-__all__ = ["IdleRefresh", "Limits", "ServeOptions", "SlowConsumer", "Timeouts", "Watermarks"]
+__all__ = ["IdleRefresh", "Limits", "Ordering", "ServeOptions", "SlowConsumer", "Timeouts", "Watermarks"]
 
 MAX_PORT = 65535
 MAX_BACKLOG = 2**31 - 1
@@ -31,6 +31,9 @@ SlowConsumer = Literal["close", "drop_newest", "drop_oldest", "block"]
 
 IdleRefresh = Literal["read", "write", "both"]
 """What counts against idleness: bytes that come, bytes that leave, or either."""
+
+Ordering = Literal["serial", "concurrent", "keyed"]
+"""How the asynchronous handlers of one connection's messages run; see `gevpy.serve`."""
 
 
 def _require_count(name: str, value: object, least: int, most: int = MOST) -> None:
@@ -68,6 +71,8 @@ class Limits:
             1 MiB. A single message on an empty queue is always taken.
         max_worker_bytes: resident memory of one worker process, above which it is replaced, its connections drained.
             Default None: no bound. Not looked at with ``workers=1``.
+        max_concurrent: asynchronous handlers that may run at once for one connection, with ``ordering="concurrent"``
+            or ``"keyed"``. Default 16, as many messages as may wait; reading pauses meanwhile.
         slow_consumer: the policy. ``"close"`` (default) discards the output and resets the connection;
             ``"drop_newest"`` and ``"drop_oldest"`` drop whole messages and count them; ``"block"`` makes ``send`` raise
             `WriteBufferFull` and is for handlers that ``await conn.drain()``.
@@ -81,6 +86,7 @@ class Limits:
     max_write_buffer_bytes: int = 1024 * 1024
     slow_consumer: SlowConsumer = "close"
     max_worker_bytes: int | None = None
+    max_concurrent: int = 16
 
     def __post_init__(self) -> None:
         """Check every value."""
@@ -89,6 +95,7 @@ class Limits:
             if value is not None:
                 _require_count(name, value, 1)
         _require_count("max_write_buffer_bytes", self.max_write_buffer_bytes, 1)
+        _require_count("max_concurrent", self.max_concurrent, 1)
         policies = get_args(SlowConsumer)
         if self.slow_consumer not in policies:
             msg = f"slow_consumer must be one of {', '.join(policies)}, not {self.slow_consumer!r}"
@@ -100,8 +107,9 @@ class Timeouts:
     """How long a server waits. All in seconds, above 0; None turns a timeout off.
 
     Attributes:
-        handshake_s: for an opening handshake (TLS, PROXY header, WebSocket) in all. Default 10. No protocol of this
-            version has one.
+        handshake_s: for a TLS handshake in all. Default 10.
+        proxy_header_s: for the header of a trusted proxy, from accept on. Default 3.
+        tls_shutdown_s: for the peer to answer the end of TLS. Default 5; then the connection is aborted.
         frame_s: for a frame, from its first byte to its last, however steadily bytes come. Default 30.
         write_stall_s: for the peer to acknowledge at least one byte while output waits. Default 30; then the
             connection is aborted.
@@ -116,6 +124,8 @@ class Timeouts:
     """
 
     handshake_s: float | None = 10.0
+    proxy_header_s: float | None = 3.0
+    tls_shutdown_s: float | None = 5.0
     frame_s: float | None = 30.0
     write_stall_s: float | None = 30.0
     close_s: float | None = 10.0
@@ -182,6 +192,10 @@ class ServeOptions:
     idle_timeout_s: float | None = 120.0
     idle_refresh: IdleRefresh = "both"
     half_close: bool = False
+    ordering: Ordering = "serial"
+    ordering_key: Callable[[Any, Any], Hashable] | None = None
+    ssl: Any = None
+    trusted_proxies: Sequence[str] | None = None
     metrics: str | None = None
     limits: Limits = Limits()
     timeouts: Timeouts = Timeouts()
@@ -202,6 +216,11 @@ class ServeOptions:
         if self.idle_refresh not in get_args(IdleRefresh):
             msg = f"idle_refresh must be one of {', '.join(get_args(IdleRefresh))}, not {self.idle_refresh!r}"
             raise ConfigError(msg)
+        if self.ordering not in get_args(Ordering):
+            msg = f"ordering must be one of {', '.join(get_args(Ordering))}, not {self.ordering!r}"
+            raise ConfigError(msg)
+        if (self.ordering == "keyed") != callable(self.ordering_key):
+            raise ConfigError('ordering="keyed" needs an ordering_key, a function (ctx, data) -> key; no other does')
         for name, group in (("limits", Limits), ("timeouts", Timeouts), ("watermarks", Watermarks)):
             if not isinstance(getattr(self, name), group):
                 msg = f"{name} must be a gevpy.{group.__name__}, not {type(getattr(self, name)).__name__}"

@@ -13,6 +13,11 @@ cdef class Reactor(Host):
     cdef public object timers
     cdef public object log
     cdef public bint draining
+    cdef public object tls
+    cdef public object proxies
+    cdef public dict pending
+    cdef public double handshake_s
+    cdef public double tls_shutdown_s
     cdef public list aborted_peers
     cdef public object hurried
     cdef public object impatient

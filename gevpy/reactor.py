@@ -26,8 +26,10 @@ from gevpy.errors import ConfigError, ConnectionClosed, WriteBufferFull
 from gevpy.handler import Handler
 from gevpy.host import FAILURES, Host
 from gevpy.log_limit import LimitedLog, printable
+from gevpy.proxy_gate import TrustedProxies
 from gevpy.stats import DropReason
 from gevpy.timers import TimerGroup
+from gevpy.tls import LiveContext
 from gevpy.topics import Topics
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ TURN_S = TICK_S / 2
 HOOKS = ("on_start", "on_stop", "on_connect", "on_close", "on_writable", "on_drain")
 LOGGED_KINDS = (CloseKind.SLOW_CONSUMER, CloseKind.WRITE_STALL)  # those that no error was reported for before
 GOODBYES_S = 5.0  # over which the goodbyes of a patient drain are spread
+NEVER_S = 1e9
 ABORT_WAIT_S = 1.0  # for handlers that were cancelled to end
 
 logger = logging.getLogger("gevpy.connection")
@@ -81,6 +84,10 @@ class Reactor(Host):
         blocked_seconds: gives how long the loop was blocked, by place and kind of message.
         turned_s: when the wheel last turned, by the monotonic clock of all processes.
         impatient: done when a patient drain has become a plain one.
+        tls: the context of new connections, or None.
+        proxies: whose PROXY headers are believed, or None if none are expected.
+        pending: by its socket, how to give up what is accepted and not a connection yet: in a handshake.
+        handshake_s, tls_shutdown_s: the limits in seconds, for the loop.
         aborted_peers: those who had not ended when a drain's deadline passed.
 
     Args:
@@ -119,6 +126,9 @@ class Reactor(Host):
         self.turned_s = monotonic()
         self.blocked_seconds: Callable[[], dict[tuple[str, str], float]] = dict
         self._was_late = False
+        self.tls = None if options.ssl is None else LiveContext(options.ssl)
+        self.proxies = None if options.trusted_proxies is None else TrustedProxies(options.trusted_proxies)
+        self.pending: dict[Any, Callable[[], object]] = {}
         self._foreign: deque[tuple[ConnectionCore, Any, Any, int]] = deque()
         self._foreign_lock = Lock()
 
@@ -135,6 +145,8 @@ class Reactor(Host):
         self.stall_ticks = ticks_for(options.timeouts.write_stall_s)
         self.close_ticks = ticks_for(options.timeouts.close_s)
         self.half_close = options.half_close
+        self.handshake_s = options.timeouts.handshake_s or NEVER_S
+        self.tls_shutdown_s = options.timeouts.tls_shutdown_s or NEVER_S
         # asyncio's writelines joins on 3.11, and ignored flow control in 3.12.0-8 and 3.13.0-1 (CVE-2024-12254)
         self.can_writelines = type(self.loop).__module__.partition(".")[0] == "uvloop"
 
@@ -269,6 +281,8 @@ class Reactor(Host):
                 return 0
             timeout_s = timeout_s if self.impatient.done() else ABORT_WAIT_S
         self.draining = True
+        for give_up in tuple(self.pending.values()):
+            give_up()
         for conn in tuple(self.connections):
             conn.begin_drain(why)
         if await self._wait_all_gone(timeout_s, self.hurried):

@@ -13,6 +13,7 @@ cdef int BY_INBOX
 cdef int BY_TURN
 cdef int BY_CONNECT
 cdef int BY_CLOSE
+cdef int BY_UPGRADE
 cdef Py_ssize_t MESSAGES_PER_TURN
 cdef int UNPACKET
 cdef int ON_MESSAGE

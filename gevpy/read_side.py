@@ -7,9 +7,9 @@
 The buffer is the host's, shared by all connections, unless a part frame is left over: only then does this connection
 hold a ring of its own, until the frame is whole. `_handle_input` is the one loop over frames that there is.
 
-Reading stops for four causes, kept apart as bits so that none undoes another: the application asked, output is
-congested, the queue of an asynchronous handler is full, or this turn's share of messages is used up. The transport is
-paused while any of them holds; never inside ``get_buffer``, where uvloop 0.23 would crash.
+Reading stops for some causes, kept apart as bits so that none undoes another: the application asked, output is
+congested, the queue of an asynchronous handler is full, this turn's share of messages is used up, and more. The
+transport is paused while any of them holds; never inside ``get_buffer``, where uvloop 0.23 would crash.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ BY_INBOX = 4
 BY_TURN = 8
 BY_CONNECT = 16
 BY_CLOSE = 32
+BY_UPGRADE = 64
 
 MESSAGES_PER_TURN = 1024  # then other connections get theirs
 
@@ -89,7 +90,7 @@ class ReadSide(WriteSide):
             ring.restart(nbytes)
         else:
             ring.commit(nbytes)
-        if self._paused and not self._closing:
+        if self._paused and not (self._closing or self._paused & BY_UPGRADE):
             self._transport.pause_reading()  # uvloop begins to read after connection_made, whatever that paused
         self._handle_input(ring)
 
@@ -261,6 +262,14 @@ class ReadSide(WriteSide):
     def _pause_again(self) -> None:
         if self._paused and not self._lost:
             self._transport.pause_reading()
+
+    def wait_for_upgrade(self) -> None:
+        """Handle nothing until `upgrade_done`."""
+        self._pause(BY_UPGRADE)
+
+    def upgrade_done(self) -> None:
+        """Read on: the connection has another transport, or keeps its own."""
+        self._resume(BY_UPGRADE)
 
     def connect_done(self) -> None:
         """Begin to read: the asynchronous ``on_connect`` has ended."""

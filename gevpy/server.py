@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from typing import TYPE_CHECKING, Any
 
 from gevpy.addresses import format_address
 from gevpy.build import build_info
 from gevpy.errors import ConfigError
-from gevpy.signals import StopSignals
+from gevpy.signals import LoopSignals
 from gevpy.single import SingleLoop
 from gevpy.systemd import notify, watchdog_interval_s
 from gevpy.tree import WorkerTree
@@ -49,6 +50,7 @@ class Server:
         self._ready = False
         self._starting: asyncio.Future[None] | None = None
         self._start_called_off = False
+        self._stop_signals = 0
         self._stopping: asyncio.Task[None] | None = None
         self._stopped = asyncio.Event()
 
@@ -117,6 +119,14 @@ class Server:
         """Send ``data`` to every connection that subscribes to ``topic``; see `Worker.publish`."""
         self._site.publish(topic, data)
 
+    def reload_tls(self) -> None:
+        """Read the files of ``ssl=TLS(...)`` again; with many workers, in each. SIGHUP does so, too.
+
+        New handshakes use what is there now. Where the files can't be used, the old certificate stays, and the reason
+        is logged. Nothing without TLS, or with an ``ssl.SSLContext``: load that again by yourself.
+        """
+        self._site.reload_tls()
+
     # -- starting ----------------------------------------------------------------------------------
 
     async def start(self) -> None:
@@ -174,7 +184,7 @@ class Server:
 
     async def run(self) -> None:
         """Start, announce, and serve until stopped; a signal during a slow start ends that, too. `serve` calls this."""
-        with StopSignals(asyncio.get_running_loop(), self._on_signal):
+        with self._signals():
             self._starting = asyncio.ensure_future(self.start())
             try:
                 await self._starting
@@ -191,7 +201,7 @@ class Server:
 
         Cancelling it stops the server, too.
         """
-        with StopSignals(asyncio.get_running_loop(), self._on_signal):
+        with self._signals():
             await self._wait_stopped()
 
     async def _wait_stopped(self) -> None:
@@ -201,12 +211,19 @@ class Server:
             await self.stop()
             raise
 
-    def _on_signal(self, count: int) -> None:
+    def _signals(self) -> LoopSignals:
+        callbacks = dict(self._site.signals)
+        callbacks[signal.SIGINT] = callbacks[signal.SIGTERM] = self._on_stop_signal
+        return LoopSignals(asyncio.get_running_loop(), callbacks)
+
+    def _on_stop_signal(self) -> None:
+        """Begin to stop; from the second signal on, at once."""
+        self._stop_signals += 1
         if self._starting is not None and not self._starting.done():
             self._start_called_off = True
             self._starting.cancel()
             return
-        if count > 1:
+        if self._stop_signals > 1:
             self._site.hurry()
         self._begin_stop(self.options.timeouts.drain_s)
 

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine
+from ssl import SSLContext
 from typing import TYPE_CHECKING, Any, Literal
 
 from gevpy.application import check_travels
 from gevpy.errors import ConfigError
-from gevpy.options import IdleRefresh, Limits, ServeOptions, Timeouts, Watermarks
+from gevpy.options import IdleRefresh, Limits, Ordering, ServeOptions, Timeouts, Watermarks
 from gevpy.placement import Placement, check_placement
 from gevpy.protocol.base import Protocol
 from gevpy.protocol.raw import RawProtocol
+from gevpy.proxy_gate import TrustedProxies
 from gevpy.reactor import check_handler
 from gevpy.server import Server
+from gevpy.tls import server_context
 
 if TYPE_CHECKING:
     import os
     import socket
-    from collections.abc import Generator, Sequence
+    from collections.abc import Callable, Generator, Hashable, Sequence
     from types import TracebackType
 
     from gevpy.handler import Handler
+    from gevpy.tls import TLS
 
 __all__ = ["Serving", "serve"]
 
@@ -93,6 +97,10 @@ def serve(  # noqa: PLR0913 - flat where people reach for them, grouped where th
     idle_timeout_s: float | None = 120.0,
     idle_refresh: IdleRefresh = "both",
     half_close: bool = False,
+    ordering: Ordering = "serial",
+    ordering_key: Callable[[Any, Any], Hashable] | None = None,
+    ssl: TLS | SSLContext | None = None,
+    trusted_proxies: Sequence[str] | None = None,
     path: str | os.PathLike[str] | None = None,
     sockets: Sequence[socket.socket] | None = None,
     reuse_port: bool = False,
@@ -125,6 +133,14 @@ def serve(  # noqa: PLR0913 - flat where people reach for them, grouped where th
             ticks of 100 ms. Default 120; None turns it off.
         idle_refresh: what counts against idleness: ``"read"``, ``"write"`` or ``"both"``.
         half_close: keep our side open after the peer's EOF, until the handler closes.
+        ordering: how ``async def on_message`` runs for the messages of one connection. ``"serial"`` (default): one
+            after the other, replies in order. ``"concurrent"``: up to ``limits.max_concurrent`` at once, each reply
+            leaves when it is ready. ``"keyed"``: those with the same key one after the other, others at once.
+        ordering_key: for ``"keyed"``: ``(ctx, data) -> key``, hashable; called on the loop for each message.
+        ssl: serve TLS: a `TLS`, which names the files, or an ``ssl.SSLContext``, which can't go to worker processes.
+        trusted_proxies: networks, such as ``["10.0.0.0/8"]``, of load balancers that send a PROXY header (version 1 or
+            2): each connection must come from one, and begin with one; ``conn.peer_addr`` is then the client's address.
+            Default None: no header is looked for.
         path: listen on a Unix socket there (mode 0600) instead of TCP.
         sockets: listen on these, bound already, instead. The server closes them when it stops.
         reuse_port: set SO_REUSEPORT, so that many single servers share the port.
@@ -169,12 +185,26 @@ def serve(  # noqa: PLR0913 - flat where people reach for them, grouped where th
         idle_timeout_s=idle_timeout_s,
         idle_refresh=idle_refresh,
         half_close=half_close,
+        ordering=ordering,
+        ordering_key=ordering_key,
+        ssl=ssl,
+        trusted_proxies=trusted_proxies,
         metrics=metrics,
         limits=limits,
         timeouts=timeouts,
         watermarks=watermarks,
     )
+    if ssl is not None:
+        server_context(ssl)
+    if trusted_proxies is not None:
+        TrustedProxies(trusted_proxies)
     if options.processes > 1:
+        if isinstance(ssl, SSLContext):
+            raise ConfigError(
+                "an SSLContext can't go to worker processes: name the files, ssl=gevpy.TLS(cert=..., key=...)"
+            )
+        check_travels("ssl", ssl)
+        check_travels("ordering_key", ordering_key)
         check_travels("handler", handler)
         check_travels("protocol", options.protocol)
     return Serving(handler, options)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from typing import TYPE_CHECKING, Any
 
 from gevpy.addresses import format_address
 from gevpy.binding import ListeningSockets, bind_all
 from gevpy.loop_service import LoopService
 from gevpy.metrics.source import LoopSource
+from gevpy.tls import TLS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,6 +90,16 @@ class SingleLoop:
     def publish(self, topic: str, data: Any) -> None:
         """Send ``data`` to every subscriber."""
         self.service.worker.publish(topic, data)
+
+    @property
+    def signals(self) -> dict[int, Callable[[], object]]:
+        """What signals do while the server serves."""
+        return {signal.SIGHUP: self.reload_tls} if isinstance(self._options.ssl, TLS) else {}
+
+    def reload_tls(self) -> None:
+        """Read the certificates again."""
+        if self.service.reactor.tls is not None:
+            self.service.reactor.tls.reload()
 
     def runs_current_task(self) -> bool:
         """Tell whether the running task is a handler of this server, whose end a drain waits for."""

@@ -20,6 +20,7 @@ class RejectReason(enum.StrEnum):
     MAX_CONNECTIONS = "max_connections"
     MAX_CONNECTIONS_PER_IP = "max_connections_per_ip"
     OUT_OF_DESCRIPTORS = "out_of_descriptors"
+    HANDSHAKE_FAILED = "handshake_failed"
 
 
 class DropReason(enum.StrEnum):

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import multiprocessing
 import signal
-import threading
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from gevpy.addresses import format_address
 from gevpy.admission import connection_limit
 from gevpy.application import Application
 from gevpy.binding import WorkerSockets
-from gevpy.control_messages import Deliver
+from gevpy.control_messages import Deliver, ReloadTLS
 from gevpy.errors import ConfigError
 from gevpy.placement import chooser
 from gevpy.reuseport import kernel_spreads, steer
@@ -115,7 +114,6 @@ class WorkerTree:
 
     def accept(self) -> None:
         """Let peers in."""
-        self._listen_to_signals()
         self.supervisor.accept()
         if self._kernel_places or self._sockets is None:
             return
@@ -143,23 +141,35 @@ class WorkerTree:
 
     # -- signals ---------------------------------------------------------------------------------------
 
-    def _listen_to_signals(self) -> None:
-        if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGTTIN"):
-            return
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGHUP, self.supervisor.rolling.reload)
-        loop.add_signal_handler(signal.SIGTTIN, self._add_worker)
-        loop.add_signal_handler(signal.SIGTTOU, self.supervisor.remove_worker)
-        loop.add_signal_handler(signal.SIGUSR1, self._dump_stacks)
+    @property
+    def signals(self) -> dict[int, Callable[[], object]]:
+        """What signals do while the server serves."""
+        if not hasattr(signal, "SIGTTIN"):
+            return {}
+        return {
+            signal.SIGHUP: self._reload,
+            signal.SIGTTIN: self._add_worker,
+            signal.SIGTTOU: self._remove_worker,
+            signal.SIGUSR1: self._dump_stacks,
+        }
 
-    def _unlisten(self) -> None:
-        if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGTTIN"):
-            for number in (signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR1):
-                asyncio.get_running_loop().remove_signal_handler(number)
+    def reload_tls(self) -> None:
+        """Have all workers read the certificates again."""
+        for child in self.supervisor.children:
+            child.send(ReloadTLS())
+
+    def _reload(self) -> None:
+        if self._supervisor is not None:
+            self._supervisor.rolling.reload()
+
+    def _remove_worker(self) -> None:
+        if self._supervisor is not None:
+            self._supervisor.remove_worker()
 
     def _add_worker(self) -> None:
-        number = self.supervisor.free_slot()
-        self.supervisor.add_worker(self._listeners_of(number))
+        if self._supervisor is not None:
+            number = self._supervisor.free_slot()
+            self._supervisor.add_worker(self._listeners_of(number))
 
     def _dump_stacks(self) -> None:
         for child in self.supervisor.children:
@@ -202,7 +212,6 @@ class WorkerTree:
         for acceptor in self._acceptors:
             acceptor.stop()
         self._acceptors.clear()
-        self._unlisten()
         if self._timers is not None:
             self._timers.stop()
         if self._supervisor is not None:

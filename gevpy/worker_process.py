@@ -37,6 +37,7 @@ from gevpy.control_messages import (
     Open,
     Ready,
     Release,
+    ReloadTLS,
     Take,
 )
 from gevpy.errors import WorkerError
@@ -182,7 +183,7 @@ class _Worker:
 
     # -- what the supervisor says --------------------------------------------------------------------
 
-    def _on_message(  # noqa: C901 - one case a message
+    def _on_message(  # noqa: C901, PLR0912 - one case a message
         self, message: Message, payload: bytes, descriptors: list[int]
     ) -> None:
         match message:
@@ -198,6 +199,8 @@ class _Worker:
                 self._begin_drain(message)
             case Hurry():
                 self._running().reactor.hurry()
+            case ReloadTLS():
+                self._reload_tls()
             case Ask():
                 self._send_beat(message.ticket)
             case Deliver():
@@ -211,6 +214,11 @@ class _Worker:
                     question.set_result(message.count)
             case _:
                 logger.error("the supervisor sent a %s message", message.KIND)
+
+    def _reload_tls(self) -> None:
+        tls = self._running().reactor.tls
+        if tls is not None:
+            tls.reload()
 
     def _on_closed(self, error: Exception | None) -> None:
         logger.warning("the supervisor is gone (%s): draining", error or "its end of the channel was closed")

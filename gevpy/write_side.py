@@ -166,6 +166,15 @@ class WriteSide:
         """Whether output passed ``high_bytes`` and is not yet down to ``low_bytes``."""
         return self._congested
 
+    async def all_sent(self) -> None:
+        """Wait until everything that waits has left, or never will."""
+        while self._connected and self._queued():
+            sent: asyncio.Future[None] = self._host.loop.create_future()
+            if self._written is None:
+                self._written = deque()
+            self._written.append((self._handed + self._pending_bytes, sent, _wake))
+            await sent
+
     # -- the asyncio protocol's flow control -------------------------------------------------------
 
     def pause_writing(self) -> None:
@@ -459,3 +468,8 @@ class WriteSide:
 
     def _fail(self, where: str, error: BaseException) -> None:
         raise NotImplementedError
+
+
+def _wake(waiter: asyncio.Future[None], _error: BaseException | None) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

@@ -1,0 +1,179 @@
+"""TLS: what a server or client is told, and the context in use, which can be read again while it serves.
+
+An ``ssl.SSLContext`` can't cross to worker processes and can't be read again from its files; a `TLS` names the files,
+and does both.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import ssl
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from gevpy.errors import ConfigError
+from gevpy.log_limit import LimitedLog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeAlias
+
+__all__ = ["TLS", "LiveContext", "client_context", "server_context"]
+
+ALERT = ssl.ALERT_DESCRIPTION_INTERNAL_ERROR
+
+logger = logging.getLogger("gevpy.tls")
+
+
+@dataclass(frozen=True, slots=True)
+class TLS:
+    """Certificates, by their files: for ``serve(ssl=...)``, ``connect(ssl=...)`` and ``conn.start_tls``.
+
+    TLS 1.2 is the least; renegotiation and compression are off. The files are read when the server starts, and again
+    at ``server.reload_tls()`` and SIGHUP: new handshakes then use what is there, old connections go on, and files that
+    can't be used change nothing and are logged. Paths travel to workers, which read the files by themselves.
+
+    Attributes:
+        cert: PEM file of our certificate and what links it to its root. A server must have one; a client shows it.
+        key: PEM file of its private key, without a password; default: in ``cert``.
+        ca: PEM file of whom to trust. On a server it demands a client certificate signed by one of these (mutual TLS);
+            on a client it replaces the system's authorities.
+        sni: for servers of many names: called with the name that the client asks for, or None, it gives another `TLS`
+            or ``ssl.SSLContext``, or None for this one. Called in the handshake, so it must be quick. With workers it
+            must be importable, like all that travels.
+
+    Raises:
+        ConfigError: ``key`` without ``cert``, or something that is no path.
+
+    Example:
+        >>> tls = TLS(cert="server.pem", key="server.key", ca="clients.pem")
+    """
+
+    cert: str | os.PathLike[str] | None = None
+    key: str | os.PathLike[str] | None = None
+    ca: str | os.PathLike[str] | None = None
+    sni: Callable[[str | None], TLS | ssl.SSLContext | None] | None = None
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without reading."""
+        for name in ("cert", "key", "ca"):
+            if not isinstance(getattr(self, name), str | os.PathLike | None):
+                msg = f"{name} must be the path of a PEM file, not {type(getattr(self, name)).__name__}"
+                raise ConfigError(msg)
+        if self.key is not None and self.cert is None:
+            raise ConfigError("a TLS key without a cert: name the certificate's file, too")
+        if self.sni is not None and not callable(self.sni):
+            raise ConfigError("sni must be a function: (server_name) -> TLS, SSLContext or None")
+
+
+Source: TypeAlias = "TLS | ssl.SSLContext"
+
+
+def server_context(tls: Source) -> ssl.SSLContext:
+    """Make the context of a server.
+
+    Raises:
+        ConfigError: there is no certificate, or a file can't be used.
+    """
+    if isinstance(tls, ssl.SSLContext):
+        return tls
+    if tls.cert is None:
+        raise ConfigError("a TLS server needs a certificate: TLS(cert=..., key=...)")
+    context = _loaded(ssl.PROTOCOL_TLS_SERVER, tls)
+    if tls.ca is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+    if tls.sni is not None:
+        context.sni_callback = _Names(tls.sni)
+    return context
+
+
+def client_context(tls: Source) -> ssl.SSLContext:
+    """Make the context of a client: the server's certificate and name are checked.
+
+    Raises:
+        ConfigError: a file can't be used.
+    """
+    if isinstance(tls, ssl.SSLContext):
+        return tls
+    context = _loaded(ssl.PROTOCOL_TLS_CLIENT, tls)
+    if tls.ca is None:
+        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+    return context
+
+
+def _loaded(protocol: ssl._SSLMethod, tls: TLS) -> ssl.SSLContext:
+    context = ssl.SSLContext(protocol)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+    name: object = tls.cert
+    try:
+        if tls.cert is not None:
+            context.load_cert_chain(tls.cert, tls.key, password=_no_password)
+        name = tls.ca
+        if tls.ca is not None:
+            context.load_verify_locations(tls.ca)
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        files = f"{tls.cert} and {tls.key}" if name is tls.cert and tls.key is not None else name
+        msg = f"cannot use the TLS files {files}: {getattr(error, 'strerror', None) or error}"
+        raise ConfigError(msg) from error
+    return context
+
+
+def _no_password() -> NoReturn:
+    raise ValueError("the key needs a password; store it without one, readable by the server only")
+
+
+class _Names:
+    """Chooses the context of a name: what ``sni_callback`` calls."""
+
+    def __init__(self, choose: Callable[[str | None], Source | None]) -> None:
+        self._choose = choose
+        self._contexts: dict[TLS, ssl.SSLContext] = {}
+        self._log = LimitedLog(logger)
+
+    def __call__(self, sock: Any, name: str | None, _context: ssl.SSLContext) -> int | None:
+        try:
+            chosen = self._choose(name)
+            if chosen is not None:
+                sock.context = self._context_of(chosen)
+        except Exception as error:  # noqa: BLE001 - whatever the application raised fails this handshake only
+            self._log.log("sni", logging.ERROR, "the sni function failed: the handshake is refused", error)
+            return ALERT
+        return None
+
+    def _context_of(self, tls: Source) -> ssl.SSLContext:
+        if isinstance(tls, ssl.SSLContext):
+            return tls
+        if tls not in self._contexts:
+            self._contexts[tls] = server_context(tls)
+        return self._contexts[tls]
+
+
+class LiveContext:
+    """The context that a server's next handshakes use.
+
+    Args:
+        tls: what the server was told.
+
+    Attributes:
+        context: in use now.
+
+    Raises:
+        ConfigError: as for `server_context`.
+    """
+
+    def __init__(self, tls: Source) -> None:
+        """Read the files."""
+        self._tls = tls
+        self.context = server_context(tls)
+
+    def reload(self) -> bool:
+        """Read the files again; keep what was there, and log why, if that fails. Tell whether it went well."""
+        try:
+            self.context = server_context(self._tls)
+        except ConfigError as error:
+            logger.error("TLS was not reloaded, the old certificate stays: %s", error)  # noqa: TRY400 - it is told whole
+            return False
+        logger.info("TLS was reloaded: new handshakes use the files as they are now")
+        return True
