@@ -94,7 +94,7 @@ class Acceptor:
         if self._supervisor.hand_over(chosen, sock):
             return
         if not any(self._supervisor.hand_over(child, sock) for child in live.values()):
-            self._supervisor.log.log("full", logging.WARNING, f"refused {peer}: no worker can be given connections")
+            self._supervisor.log.log("full", logging.WARNING, f"refused {peer}: no worker takes connections")
             reset_on_close(sock)
             self._pause()
 
