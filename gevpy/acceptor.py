@@ -80,6 +80,8 @@ class Acceptor:
                 continue  # this one peer was gone before it was accepted
             with sock:
                 self._place(sock, format_address(address))
+            if self._retry is not None:
+                return
 
     def _place(self, sock: socket.socket, peer: str) -> None:
         live = {child.load: child for child in self._supervisor.live}
@@ -94,6 +96,7 @@ class Acceptor:
         if not any(self._supervisor.hand_over(child, sock) for child in live.values()):
             self._supervisor.log.log("full", logging.WARNING, f"refused {peer}: no worker takes connections")
             reset_on_close(sock)
+            self._pause()
 
     def _pause(self) -> None:
         self._loop.remove_reader(self._fd)

@@ -97,7 +97,8 @@ class Channel:
             descriptors: they are duplicated, and stay the caller's.
 
         Returns:
-            False if it was refused: the channel has ended, or too much waits already.
+            False if it was refused: the channel has ended, too much waits already, or no descriptor is left to
+            duplicate one.
 
         Raises:
             ControlError: the message is too long.
@@ -105,7 +106,14 @@ class Channel:
         data = encode(message, payload, len(descriptors))
         if self._closed or self._queued + len(data) > MAX_QUEUED_BYTES:
             return False
-        self._output.append((memoryview(data), [dup(fd) for fd in descriptors]))
+        copies: list[int] = []
+        try:
+            for fd in descriptors:
+                copies.append(dup(fd))  # noqa: PERF401 - those made before an error must be known
+        except OSError:
+            _close_all(copies)
+            return False
+        self._output.append((memoryview(data), copies))
         self._queued += len(data)
         if len(self._output) == 1:
             self._write()

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
     from gevpy.control import Channel
 
-__all__ = ["ForwardedLog", "levels"]
+__all__ = ["LOG_CHARACTERS", "ForwardedLog", "levels"]
 
-LOG_CHARACTERS = 8_000
+NAME_CHARACTERS = 200
+LOG_CHARACTERS = 4_000  # of up to 12 bytes each, in JSON
 
 
 class ForwardedLog(logging.Handler):
@@ -43,11 +44,16 @@ class ForwardedLog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send it, or drop it if the supervisor doesn't read; logging holds a lock meanwhile."""
-        message = Logged(record.name, record.levelno, self.format(record)[:LOG_CHARACTERS])
-        if threading.get_ident() == self._loop_thread:
-            self._channel.send(message)
-            return
-        data = encode(message)
+        try:
+            message = Logged(record.name[:NAME_CHARACTERS], record.levelno, self.format(record)[:LOG_CHARACTERS])
+            if threading.get_ident() == self._loop_thread:
+                self._channel.send(message)
+            else:
+                self._send_alarm(encode(message))
+        except Exception:  # noqa: BLE001 - as every logging handler does: the application must not fail for it
+            self.handleError(record)
+
+    def _send_alarm(self, data: bytes) -> None:
         with suppress(OSError):
             if self._alarm.send(data) < len(data):
                 self._alarm.close()  # half a message has left: nothing after it could be understood

@@ -76,7 +76,7 @@ class LoopService:
         await self._call_handler("on_start")
 
     def accept_on(self, sockets: Iterable[socket.socket]) -> list[Listener]:
-        """Accept on ``sockets``, until `stop_accepting` or the ``stop`` of what is returned."""
+        """Accept on ``sockets``, until `stop_accepting`, or `stop_some` of what is returned."""
         stall = self.reactor.options.timeouts.write_stall_s
         listeners = []
         for sock in sockets:
@@ -86,6 +86,12 @@ class LoopService:
         for listener in listeners:
             listener.start()
         return listeners
+
+    def stop_some(self, listeners: Iterable[Listener]) -> None:
+        """Accept no more on some of them."""
+        for listener in listeners:
+            listener.stop()
+            self._listeners.remove(listener)
 
     def stop_accepting(self) -> None:
         """Accept no more. Idempotent."""

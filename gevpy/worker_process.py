@@ -42,7 +42,7 @@ from gevpy.control_messages import (
 )
 from gevpy.errors import WorkerError
 from gevpy.event_loop import run
-from gevpy.forwarded_log import ForwardedLog
+from gevpy.forwarded_log import LOG_CHARACTERS, ForwardedLog
 from gevpy.listener import Door
 from gevpy.loop_service import LoopService
 from gevpy.metrics.snapshot import Snapshot
@@ -157,7 +157,7 @@ class _Worker:
             if self._service is not None:
                 await self._service.close()
             text = f"{type(error).__name__}: {error}"
-            self._channel.send(Failed(text[:1000], traceback.format_exc()[-8000:]))
+            self._channel.send(Failed(text[:1000], traceback.format_exc()[-LOG_CHARACTERS:]))
             return False
         self._options = options
         self._door = Door(service.reactor)
@@ -222,6 +222,9 @@ class _Worker:
 
     def _on_closed(self, error: Exception | None) -> None:
         logger.warning("the supervisor is gone (%s): draining", error or "its end of the channel was closed")
+        for question in self._questions.values():
+            if not question.done():
+                question.set_result(0)
         self._begin_drain(Drain(GONE, None, patient=False))
 
     def _begin_drain(self, drain: Drain) -> None:
@@ -239,8 +242,7 @@ class _Worker:
 
     def _release(self, slot: int) -> None:
         listeners, sockets = self._adopted.pop(slot, ((), ()))
-        for listener in listeners:
-            listener.stop()
+        self._running().stop_some(listeners)
         for sock in sockets:
             sock.close()
 
@@ -305,9 +307,8 @@ class _Worker:
             ticket += 1
         answer: asyncio.Future[int] = self._loop.create_future()
         self._questions[ticket] = answer
-        self._channel.send(Count(ticket, topic))
         try:
-            return await answer
+            return await answer if self._channel.send(Count(ticket, topic)) else 0
         finally:
             self._questions.pop(ticket, None)
 
