@@ -12,6 +12,7 @@ Example:
 
 from __future__ import annotations
 
+import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -105,12 +106,16 @@ __all__ = [
     "serve",
 ]
 
+ON_FIRST_USE = frozenset({"protobuf", "testing"})
+
 
 def __getattr__(name: str) -> Any:
-    """Build what touches asyncio's deprecated policies only when it is asked for."""
+    """Load what not every program needs, and build what touches asyncio's deprecated policies, when it is asked for."""
     if name in ("EventLoopPolicy", "install"):
         from gevpy import event_loop  # noqa: PLC0415 - on first access, by design
 
         return getattr(event_loop, name)
+    if name in ON_FIRST_USE:
+        return importlib.import_module(f"gevpy.{name}")
     msg = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(msg)

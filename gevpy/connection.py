@@ -269,7 +269,7 @@ class ConnectionCore(ReadSide):
             self._reactor.call_from_thread(self.close)
             return
         inbox = self._inbox
-        if inbox is not None and inbox.task is asyncio.current_task(self._reactor.loop):
+        if inbox is not None and inbox.runs(asyncio.current_task(self._reactor.loop)):
             self._wait_for_handler = True
             inbox.drop_waiting()
         self.begin_close(CloseKind.CLOSED_LOCALLY)

@@ -12,6 +12,7 @@ cdef class Host:
     cdef public Protocol protocol
     cdef public object on_message
     cdef public bint is_async
+    cdef public object make_inbox
     cdef public unsigned long thread_id
     cdef public Stats stats
     cdef public TimingWheel wheel

@@ -10,6 +10,7 @@ import threading
 from asyncio import CancelledError
 from typing import TYPE_CHECKING, Any
 
+from gevpy.inbox import Inbox
 from gevpy.ring_buffer import RingBuffer
 from gevpy.stats import Stats
 from gevpy.timing_wheel import TimingWheel
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
+    from gevpy.concurrent_inbox import ConcurrentInbox
     from gevpy.protocol.base import Protocol
+    from gevpy.read_side import ReadSide
     from gevpy.write_side import WriteSide
 
 __all__ = ["FAILURES", "Host"]
@@ -39,6 +42,7 @@ class Host:
         loop: the event loop.
         on_message: the handler's method.
         is_async: whether ``on_message`` is a coroutine function.
+        make_inbox: makes what a connection's messages wait in for asynchronous handlers.
         protocol: the server's protocol.
         stats: the counters.
         wheel: the deadlines of the connections; its ``now`` is the idle clock.
@@ -58,6 +62,7 @@ class Host:
         self.protocol = protocol
         self.on_message = on_message
         self.is_async = False
+        self.make_inbox: Callable[[ReadSide], Inbox | ConcurrentInbox] = Inbox
         self.thread_id = threading.get_ident()
         self.stats = Stats()
         self.wheel = TimingWheel()

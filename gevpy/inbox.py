@@ -1,8 +1,8 @@
 """The messages of one connection that wait for its asynchronous handler.
 
 Handlers of one connection run one after the other, in the order in which the messages came, each reply written when its
-handler ends. The inbox holds what has come meanwhile, and the one task that works through it; both exist only while
-there is work, so an idle connection has neither.
+handler ends; `gevpy.concurrent_inbox` has those that run at once. The inbox holds what has come meanwhile, and the
+one task that works through it; both exist only while there is work, so an idle connection has neither.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 
     from gevpy.read_side import ReadSide
 
-__all__ = ["Inbox"]
+__all__ = ["MAX_BYTES", "MAX_MESSAGES", "Inbox", "size_of"]
 
 MAX_MESSAGES = 16
 MAX_BYTES = 1024 * 1024
 
 
-def _size_of(data: Any) -> int:
+def size_of(data: Any) -> int:
+    """Give the bytes that a message holds, as far as that can be seen."""
     return len(data) if isinstance(data, bytes | bytearray | memoryview | str) else 0
 
 
@@ -55,10 +56,14 @@ class Inbox:
         """Whether messages wait that no handler has begun with."""
         return bool(self._waiting)
 
+    def runs(self, task: asyncio.Task[Any] | None) -> bool:
+        """Tell whether ``task`` is one of ours."""
+        return task is not None and task is self.task
+
     def put(self, message: tuple[Any, Any]) -> None:
         """Queue a message, and start the task if it doesn't run."""
         self._waiting.append(message)
-        self._bytes += _size_of(message[1])
+        self._bytes += size_of(message[1])
         self._start()
 
     def put_running(self, awaitable: Awaitable[Any]) -> None:
@@ -112,7 +117,7 @@ class Inbox:
             if awaitable is None:
                 was_full = self.full
                 ctx, data = self._waiting.popleft()
-                self._bytes -= _size_of(data)
+                self._bytes -= size_of(data)
                 if was_full and not self.full:
                     conn.inbox_has_room()
                 awaitable = conn.call_handler(ctx, data)

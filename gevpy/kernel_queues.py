@@ -60,7 +60,7 @@ def reset_on_close(sock: Any) -> None:
 
 
 def _ask(fd: int, request: str) -> int:
-    if fcntl is None or not hasattr(termios, request):
+    if fd < 0 or fcntl is None or not hasattr(termios, request):  # below 0: a transport without a socket
         return 0
     try:
         answer = fcntl.ioctl(fd, getattr(termios, request), b"\0\0\0\0")

@@ -124,8 +124,6 @@ class Timeouts:
     """
 
     handshake_s: float | None = 10.0
-    proxy_header_s: float | None = 3.0
-    tls_shutdown_s: float | None = 5.0
     frame_s: float | None = 30.0
     write_stall_s: float | None = 30.0
     close_s: float | None = 10.0
@@ -133,6 +131,8 @@ class Timeouts:
     start_s: float | None = 120.0
     blocked_s: float | None = 30.0
     worker_lifetime_s: float | None = None
+    proxy_header_s: float | None = 3.0
+    tls_shutdown_s: float | None = 5.0
 
     def __post_init__(self) -> None:
         """Check every value."""

@@ -16,12 +16,14 @@ import logging
 import math
 import random
 from collections import deque
+from functools import partial
 from threading import Lock
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from gevpy.addresses import format_address
 from gevpy.closing import CloseKind
+from gevpy.concurrent_inbox import ConcurrentInbox
 from gevpy.errors import ConfigError, ConnectionClosed, WriteBufferFull
 from gevpy.handler import Handler
 from gevpy.host import FAILURES, Host
@@ -145,6 +147,8 @@ class Reactor(Host):
         self.stall_ticks = ticks_for(options.timeouts.write_stall_s)
         self.close_ticks = ticks_for(options.timeouts.close_s)
         self.half_close = options.half_close
+        if options.ordering != "serial":
+            self.make_inbox = partial(ConcurrentInbox, limit=options.limits.max_concurrent, key=options.ordering_key)
         self.handshake_s = options.timeouts.handshake_s or NEVER_S
         self.tls_shutdown_s = options.timeouts.tls_shutdown_s or NEVER_S
         # asyncio's writelines joins on 3.11, and ignored flow control in 3.12.0-8 and 3.13.0-1 (CVE-2024-12254)

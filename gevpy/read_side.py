@@ -22,7 +22,6 @@ except ImportError:
     from gevpy import _cython_shim as cython
 
 from gevpy.host import FAILURES
-from gevpy.inbox import Inbox
 from gevpy.write_side import WriteSide
 
 if cython.compiled:
@@ -34,7 +33,9 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Coroutine
 
+    from gevpy.concurrent_inbox import ConcurrentInbox
     from gevpy.host import Host
+    from gevpy.inbox import Inbox
     from gevpy.ring_buffer import RingBuffer
 
 __all__ = ["ReadSide"]
@@ -63,7 +64,7 @@ class ReadSide(WriteSide):
         super().__init__(host)
         self.protocol_state: Any = None
         self._ring: RingBuffer | None = None
-        self._inbox: Inbox | None = None
+        self._inbox: Inbox | ConcurrentInbox | None = None
         self._paused = 0
         self._frame_tick = -1  # when the part frame in _ring began, or -1
         self._eof = False
@@ -201,9 +202,9 @@ class ReadSide(WriteSide):
 
     # -- asynchronous handlers ---------------------------------------------------------------------
 
-    def _take_inbox(self) -> Inbox:
+    def _take_inbox(self) -> Inbox | ConcurrentInbox:
         if self._inbox is None:
-            self._inbox = Inbox(self)
+            self._inbox = self._host.make_inbox(self)
         return self._inbox
 
     def _queue_message(self, message: tuple[Any, Any]) -> None:

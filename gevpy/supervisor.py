@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 __all__ = ["Supervisor"]
 
 HURRY_GRACE_S = 0.5
+LOOK_S = 0.2  # between looks at the workers' health
 
 logger = logging.getLogger("gevpy.supervisor")
 
@@ -137,7 +138,7 @@ class Supervisor:
             self.slots[number] = Slot(number, sockets)
         for slot in self.slots.values():
             self._bring_up(slot)
-        self._look_handle = self._loop.call_later(self._beat_s, self._look)
+        self._look_handle = self._loop.call_later(LOOK_S, self._look)
         for child in self.children:
             await self.started(child)
         if not self.live:
@@ -296,7 +297,7 @@ class Supervisor:
             elif not child.ready and start_s is not None and age_s > start_s:
                 child.kill(f"it was not ready within {start_s:g} s")
         self.rolling.recycle(now)
-        self._look_handle = self._loop.call_later(self._beat_s, self._look)
+        self._look_handle = self._loop.call_later(LOOK_S, self._look)
 
     # -- between workers -------------------------------------------------------------------------------------
 

@@ -113,6 +113,9 @@ def test_the_defaults_are_the_documented_ones() -> None:
     assert (options.backlog, options.idle_timeout_s, options.idle_refresh) == (2048, 120.0, "both")
     assert options.limits == Limits(None, None, 1024 * 1024, "close")
     assert options.timeouts == Timeouts(10, 30, 30, 10, 30, start_s=120, blocked_s=30, worker_lifetime_s=None)
+    assert (options.timeouts.proxy_header_s, options.timeouts.tls_shutdown_s) == (3, 5)
+    assert (options.ssl, options.trusted_proxies) == (None, None)
+    assert (options.ordering, options.ordering_key, options.limits.max_concurrent) == ("serial", None, 16)
     assert (options.placement, options.affinity, options.processes) == ("reuseport", False, 1)
     assert options.watermarks == Watermarks(65536, 16384)
     assert (options.metrics, options.path, options.sockets) == (None, None, None)
@@ -124,7 +127,7 @@ def test_what_works_is_taken() -> None:
     assert Limits(1, 1, 1).max_connections == 1
     for policy in ("close", "drop_newest", "drop_oldest", "block"):
         assert Limits(slow_consumer=policy).slow_consumer == policy
-    nothing = Timeouts(None, None, None, None, None, None, None)
+    nothing = Timeouts(**dict.fromkeys((field.name for field in dataclasses.fields(Timeouts)), None))
     assert {getattr(nothing, field.name) for field in dataclasses.fields(nothing)} == {None}
     assert Timeouts(frame_s=0.001, close_s=1, drain_s=86_400).frame_s == 0.001
     for workers in (1, 2, 128):
