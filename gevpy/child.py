@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from gevpy.application import Application
 
-__all__ = ["Child"]
+__all__ = ["DUMP_S", "Child"]
 
 DUMP_S = 0.2  # to write its stacks in
 WATCHDOG = "gevpy.watchdog"
@@ -171,6 +171,8 @@ class Child:
 
     def end_blocked(self, seconds: float) -> None:
         """End it, as its loop has not turned for ``seconds``; it dumps its stacks, unless its watchdog has told."""
+        if self.blocked:
+            return
         self.blocked = True
         if not self._accused:
             self.signal(signal.SIGUSR1)

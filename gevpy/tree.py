@@ -19,6 +19,7 @@ from gevpy.addresses import format_address
 from gevpy.admission import connection_limit
 from gevpy.application import Application
 from gevpy.binding import WorkerSockets
+from gevpy.child import DUMP_S
 from gevpy.control_messages import Deliver, ReloadTLS
 from gevpy.errors import ConfigError
 from gevpy.placement import chooser
@@ -172,8 +173,10 @@ class WorkerTree:
             self._supervisor.add_worker(self._listeners_of(number))
 
     def _dump_stacks(self) -> None:
-        for child in self.supervisor.children:
-            child.signal(signal.SIGUSR1)
+        """Have all write their stacks, in turns: at once, nobody could read them."""
+        loop = asyncio.get_running_loop()
+        for number, child in enumerate(self._supervisor.children if self._supervisor is not None else ()):
+            loop.call_later(number * DUMP_S, child.signal, signal.SIGUSR1)
 
     # -- what an application calls -----------------------------------------------------------------------
 
