@@ -33,6 +33,7 @@ from gevpy.options import MAX_PORT, Limits, Timeouts, require_seconds
 from gevpy.placement import PLACEMENTS
 from gevpy.protocol import FixedLengthProtocol, LengthPrefixedProtocol, LineProtocol, Protocol, RawProtocol
 from gevpy.reactor import check_handler
+from gevpy.reloading import run_reloading
 from gevpy.serving import Serving, serve
 from gevpy.systemd import passed_sockets
 from gevpy.top import top_command
@@ -187,7 +188,8 @@ def command(context: click.Context) -> None:
     show_default=True,
     help="What to log to stderr.",
 )
-def run_command(target: str, loop: str | None, log_level: str, **options: Any) -> None:
+@click.option("--reload", is_flag=True, help="Start again when a Python file here changes; for development.")
+def run_command(target: str, loop: str | None, log_level: str, *, reload: bool, **options: Any) -> None:
     """Serve a handler until Ctrl-C or SIGTERM, then end connections gently.
 
     MODULE:HANDLER names a class with an on_message method, or an object of one. The current directory is importable.
@@ -204,6 +206,9 @@ def run_command(target: str, loop: str | None, log_level: str, **options: Any) -
         gevpy run echo:Echo --port 1833 --protocol line
     """  # noqa: D301 - \b is click's mark for "don't rewrap"
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if reload:
+        run_reloading([argument for argument in sys.argv[1:] if argument != "--reload"])
+        return
     if loop is not None:
         os.environ["GEVPY_LOOP"] = loop
     here = str(Path.cwd())
