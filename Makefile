@@ -92,6 +92,10 @@ bench-quick: $(BUILT) $(VENV)/.extra-bench ## Measure the most important figures
 bench-report: $(BUILT) $(VENV)/.extra-bench ## Measure every peer and draw the charts in docs/: 40 minutes
 	$(BIN)/python -m bench report $(BENCH_ARGS)
 
+.PHONY: bench-workers
+bench-workers: $(BUILT) $(VENV)/.extra-bench ## Measure many processes: CPU, hand-over, kills, reloads, starts: 2 minutes
+	$(BIN)/python -m bench workers $(BENCH_ARGS)
+
 .PHONY: bench-loops
 bench-loops: $(BUILT) $(VENV)/.extra-bench ## Measure uvloop against asyncio, compiled against pure: 5 minutes
 	$(BIN)/python -m bench loops $(BENCH_ARGS)

@@ -1,4 +1,4 @@
-"""`python -m bench [quick|default|report|loops]`: measure, print tables, save JSON and charts."""
+"""`python -m bench [quick|default|report|loops|workers]`: measure, print tables, save JSON and charts."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 __all__ = ["BUILD", "Idle", "Load", "LoadError", "build_loadgen", "compile_c", "hold_idle", "on_core", "run_load"]
 
@@ -21,6 +21,7 @@ BUILD = HERE / ".build"
 LOADGEN = BUILD / "loadgen"
 
 WARM_UP_S = 0.3
+USUAL_CONNECTIONS = 50
 _SIZES = ((1 << 20, "MiB"), (1 << 10, "KiB"))
 
 
@@ -35,7 +36,7 @@ class Load:
     mode: str = "tcp"
     size: int = 64
     depth: int = 1
-    connections: int = 50
+    connections: int = USUAL_CONNECTIONS
     work: str = "echo"
 
     @property
@@ -48,7 +49,8 @@ class Load:
         """Return the name that tables and results use: `tcp 64 B, depth 1`."""
         if self.work != "echo":
             return f"{self.mode} {self.work}"
-        return f"{self.mode} {format_size(self.size)}, depth {self.depth}"
+        many = f", {self.connections} connections" if self.connections > USUAL_CONNECTIONS else ""
+        return f"{self.mode} {format_size(self.size)}, depth {self.depth}{many}"
 
     def arguments(self) -> list[str]:
         """Return the load generator's arguments."""
@@ -100,7 +102,7 @@ def on_core(core: int | None) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def run_load(load: Load, *, port: int, server_pid: int, seconds: float, core: int | None) -> dict[str, Any]:
+def run_load(load: Load, *, port: int, server_pids: Sequence[int], seconds: float, core: int | None) -> dict[str, Any]:
     """Run `load` for `seconds` after a warm-up and return what the generator measured."""
     command = [
         str(LOADGEN),
@@ -108,7 +110,7 @@ def run_load(load: Load, *, port: int, server_pid: int, seconds: float, core: in
         f"--port={port}",
         f"--seconds={seconds}",
         f"--warmup={min(WARM_UP_S, seconds / 3):.2f}",
-        f"--server-pid={server_pid}",
+        *(f"--server-pid={pid}" for pid in server_pids),
     ]
     with on_core(core):
         done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)

@@ -77,7 +77,7 @@ def _values(old: Result, new: Result) -> str:
     both = [key for key in old["values"] if key in new["values"]]
     if not both:
         return ""
-    lines = [f"{'idle connections and the wheel':<58}{'old':>10}{'new':>10}"]
+    lines = [f"{'idle connections, the wheel, workers':<58}{'old':>10}{'new':>10}"]
     lines += [f"{key:<58}{old['values'][key]:>10.3f}{new['values'][key]:>10.3f}" for key in both]
     return "\n".join(lines)
 

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench.client import Load
+from bench.servers import HANDED_OVER, TWO_WORKERS
+from bench.suites import WORKERS
 
 if TYPE_CHECKING:
     from bench.results import Results
 
-__all__ = ["FIGURES", "Ratio", "Value", "judge"]
+__all__ = ["FIGURES", "Middle", "Ratio", "Value", "judge"]
 
 MIB = 1 << 20
 _BIG_CONNECTIONS = 8
@@ -21,7 +23,11 @@ _BIG_CONNECTIONS = 8
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """A server's metric by another's, in the same run."""
+    """A server's metric by another's, in the same run.
+
+    Attributes:
+        low: where the ratio must be near 1, how low it may be; `limit` is how high.
+    """
 
     what: str
     metric: str
@@ -30,10 +36,29 @@ class Ratio:
     limit: float
     at_most: bool = True
     unit: str = "x"
+    low: float | None = None
 
     def reached(self, results: Results) -> float | None:
         """Return the ratio, or None when either side is missing."""
         return results.ratio(self.metric, self.above, self.below)
+
+
+@dataclass(frozen=True, slots=True)
+class Middle:
+    """The median, over rounds, of one server's metric."""
+
+    what: str
+    metric: str
+    server: str
+    load: Load
+    limit: float
+    unit: str
+    at_most: bool = True
+    low: None = None
+
+    def reached(self, results: Results) -> float | None:
+        """Return the median, or None when it was not measured."""
+        return results.median_of(self.metric, self.server, self.load)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +70,14 @@ class Value:
     limit: float
     unit: str
     at_most: bool = True
+    low: None = None
 
     def reached(self, results: Results) -> float | None:
         """Return the value, or None when it was not measured."""
         return results.values.get(self.name)
 
 
-Figure = Ratio | Value
+Figure = Ratio | Middle | Value
 
 
 def _against_floor(what: str, mode: str, depth: int, limit: float) -> Ratio:
@@ -97,6 +123,11 @@ def _big(what: str, mode: str, peer: str, metric: str, limit: float) -> Ratio:
     )
 
 
+def _two_workers(load: Load) -> Ratio:
+    what = f"two workers, raw TCP, depth {load.depth}: CPU by that of one process"
+    return Ratio(what, "cpu_us", (TWO_WORKERS, load), ("gevpy", load), 1.1, low=0.9)
+
+
 FIGURES: tuple[Figure, ...] = (
     _against_floor("raw TCP echo", "tcp", 1, 1.05),
     _against_floor("raw TCP echo", "tcp", 32, 1.25),
@@ -135,7 +166,40 @@ FIGURES: tuple[Figure, ...] = (
     Value("20,000 idle connections under the wheel: CPU", "wheel CPU", 1.0, "% of a core"),
     Value("earliest eviction, after the timeout", "wheel earliest", 0.0, "s", at_most=False),
     Value("latest eviction, after the timeout (tick 0.1 s, loop delay 0.02 s)", "wheel latest", 0.12, "s"),
+    *(_two_workers(load) for load in WORKERS),
+    Middle(
+        "two workers, connect, echo, close: the busier one's share of their CPU",
+        "largest_share",
+        TWO_WORKERS,
+        Load(work="accept"),
+        60,
+        "%",
+    ),
+    Middle(
+        "two workers, hand-over placement: connect, echo, close",
+        "per_s",
+        HANDED_OVER,
+        Load(work="accept"),
+        5000,
+        "per s",
+        at_most=False,
+    ),
+    Value("kill -9 of workers: failed connects that no worker had accepted", "kills: failed, never accepted", 0, ""),
+    Value("reloads: failed connects", "reloads: failed", 0, ""),
+    Value("worker start to ready, beyond importing the application", "start: beyond the import, s", 0.5, "s"),
 )
+
+
+def _goal(figure: Figure) -> str:
+    sign = "<=" if figure.at_most else ">="
+    limit = f"{sign} {figure.limit:g}" if figure.low is None else f"{figure.low:g} to {figure.limit:g}"
+    return f"{limit} {figure.unit}".rstrip()
+
+
+def _met(figure: Figure, reached: float) -> bool:
+    if figure.low is not None and reached < figure.low:
+        return False
+    return reached <= figure.limit if figure.at_most else reached >= figure.limit
 
 
 def judge(results: Results) -> list[dict[str, Any]]:
@@ -143,10 +207,6 @@ def judge(results: Results) -> list[dict[str, Any]]:
     rows = []
     for figure in FIGURES:
         reached = figure.reached(results)
-        sign = "<=" if figure.at_most else ">="
-        met = None
-        if reached is not None:
-            met = reached <= figure.limit if figure.at_most else reached >= figure.limit
-        goal = f"{sign} {figure.limit:g} {figure.unit}"
-        rows.append({"what": figure.what, "goal": goal, "reached": reached, "unit": figure.unit, "met": met})
+        met = None if reached is None else _met(figure, reached)
+        rows.append({"what": figure.what, "goal": _goal(figure), "reached": reached, "unit": figure.unit, "met": met})
     return rows

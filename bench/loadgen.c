@@ -12,9 +12,9 @@
  *   --work idle      open --connections (with --message: one echo each), print {"ready": true}, hold
  *                    them until standard input closes or the server has closed all of them
  *
- * The measured interval begins after --warmup seconds. With --server-pid the server's CPU time is
- * read at both of its ends: the total from the process's CPU clock (nanoseconds), and the split into
- * user and system from /proc/PID/stat, whose ticks (10 ms) the kernel samples.
+ * The measured interval begins after --warmup seconds. With --server-pid (repeatable) the server's CPU
+ * time is read at both of its ends: each process's and their total from the CPU clocks (nanoseconds), and
+ * the split into user and system from /proc/PID/stat, whose ticks (10 ms) the kernel samples.
  *
  * One JSON line goes to standard output (two for idle). It speaks to 127.0.0.0/8 and ::1 only, and
  * its life is bounded: by its own deadlines, and by alarm() should they fail.
@@ -93,7 +93,7 @@ struct connection {
 };
 
 struct cpu {
-    uint64_t total_ns;
+    uint64_t total_ns, each_ns[MAX_SERVER_PIDS];
     uint64_t user_ticks, system_ticks;
 };
 
@@ -166,7 +166,8 @@ static struct cpu server_cpu(void)
         clockid_t clock;
         if (clock_getcpuclockid(options.server_pid[i], &clock) != 0)
             fail("server process %d is gone", options.server_pid[i]);
-        cpu.total_ns += clock_ns(clock);
+        cpu.each_ns[i] = clock_ns(clock);
+        cpu.total_ns += cpu.each_ns[i];
         add_ticks(options.server_pid[i], &cpu);
     }
     return cpu;
@@ -565,7 +566,10 @@ static void print_interval(void)
     printf("\"server_cpu_ns\": %llu, \"server_user_ticks\": %llu, \"server_system_ticks\": %llu, ",
            (unsigned long long)(b->total_ns - a->total_ns), (unsigned long long)(b->user_ticks - a->user_ticks),
            (unsigned long long)(b->system_ticks - a->system_ticks));
-    printf("\"client_cpu_ns\": %llu, \"client_idle_ns\": %llu}\n",
+    printf("\"server_cpu_each_ns\": [");
+    for (int i = 0; i < options.server_pids; i++)
+        printf("%s%llu", i > 0 ? ", " : "", (unsigned long long)(b->each_ns[i] - a->each_ns[i]));
+    printf("], \"client_cpu_ns\": %llu, \"client_idle_ns\": %llu}\n",
            (unsigned long long)(interval.client_after - interval.client_before),
            (unsigned long long)interval.client_idle_ns);
     fflush(stdout);

@@ -14,10 +14,12 @@ from bench.machine import Cores, busy_seconds, choose_cores, describe
 from bench.progress import Progress
 from bench.results import Results, Sample, sample_of
 from bench.servers import SERVERS, Running, Unavailable, running
+from bench.workers import worker_steps
 
 if TYPE_CHECKING:
     from bench.client import Load
     from bench.suites import Block, IdleTask, Suite
+    from bench.workers import WorkerStep
 
 __all__ = ["measure"]
 
@@ -46,9 +48,10 @@ class _Run:
         self.results = Results(suite.name, now, describe().as_dict(), suite.seconds)
         turns = [(block, server) for block in suite.blocks for server in block.servers]
         loads = suite.rounds * sum(len(block.loads) for block, _ in turns)
-        steps = loads + len(suite.idle) + (1 if suite.wheel_connections else 0)
+        of_workers = worker_steps(suite.workers)
+        steps = loads + len(suite.idle) + (1 if suite.wheel_connections else 0) + len(of_workers)
         planned = loads * (suite.seconds + OVERHEAD_S) + suite.rounds * len(turns) * START_S
-        planned += len(suite.idle) * IDLE_S + wheel_seconds(suite)
+        planned += len(suite.idle) * IDLE_S + wheel_seconds(suite) + sum(step.planned_s for step in of_workers)
         self.progress = Progress(steps, planned)
 
     def run(self) -> Results:
@@ -59,6 +62,8 @@ class _Run:
             self._idle(task)
         if self.suite.wheel_connections:
             self._wheel()
+        for step in worker_steps(self.suite.workers):
+            self._workers(step)
         return self.results
 
     def _block(self, block: Block, number: int) -> None:
@@ -107,7 +112,7 @@ class _Run:
         raw = run_load(
             load,
             port=server.port,
-            server_pid=server.pid,
+            server_pids=server.pids,
             seconds=self.suite.seconds,
             core=self.cores.client,
         )
@@ -136,3 +141,16 @@ class _Run:
             return
         self.results.values |= values
         self.progress.result(f"{values['wheel CPU']:8.3f} % of a core")
+
+    def _workers(self, step: WorkerStep) -> None:
+        tasks = self.suite.workers
+        assert tasks is not None, "a suite without has no such step"
+        self.progress.step(step.name, step.planned_s)
+        try:
+            values = step.measure(tasks, self.cores)
+        except Unavailable as reason:
+            self.results.skipped[step.name] = str(reason)
+            self.progress.result(f"skipped: {reason}")
+            return
+        self.results.values |= values
+        self.progress.result(f"{step.headline}: {values[step.headline]:g}")

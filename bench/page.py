@@ -26,7 +26,7 @@ and deadlines on.
 | to repeat | what | how long |
 |---|---|---|
 | `make bench-quick` | gevpy, the floor and a peer | a minute |
-| `make bench` | gevpy, the floor, the nearest two peers, memory, accepts, the wheel | under 10 minutes |
+| `make bench` | gevpy, the floor, the nearest two peers, memory, accepts, the wheel, workers | under 10 minutes |
 | `make bench-report` | every peer, and this page | 40 minutes |
 | `make bench-loops` | uvloop against asyncio, compiled against pure | 6 minutes |
 | `python bench/compare.py OLD NEW` | what changed between two saved results | |

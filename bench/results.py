@@ -41,6 +41,8 @@ class Sample:
     server_busy: float
     client_busy: float
     others_busy: float
+    largest_share: float | None = None
+    """Of the workers' CPU, in percent, what the busiest of them has spent; None for a server without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,13 @@ def sample_of(server: str, number: int, load: Load, raw: dict[str, Any], others_
         server_busy=raw["server_cpu_ns"] / 1e9 / seconds,
         client_busy=(raw["client_cpu_ns"] - raw["client_idle_ns"]) / 1e9 / seconds,
         others_busy=others_busy,
+        largest_share=_largest_share(raw["server_cpu_each_ns"][1:]),
     )
+
+
+def _largest_share(workers_cpu_ns: list[int]) -> float | None:
+    whole = sum(workers_cpu_ns)
+    return 100 * max(workers_cpu_ns) / whole if whole else None
 
 
 @dataclass(slots=True)
@@ -150,6 +158,12 @@ class Results:
             if number in bottoms and getattr(bottoms[number], metric) > 0
         ]
         return median(ratios) if ratios else None
+
+    def median_of(self, metric: str, server: str, load: Load) -> float | None:
+        """Return the median of one server's `metric` over the rounds that have it."""
+        found = [getattr(sample, metric) for sample in self.rounds(server, load).values()]
+        found = [value for value in found if value is not None]
+        return median(found) if found else None
 
     def others_busy(self) -> float:
         """Return how many cores others kept busy while we measured: the median over samples."""

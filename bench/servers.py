@@ -23,7 +23,10 @@ from bench.client import BUILD, HERE, on_core
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["SERVERS", "Running", "Server", "Unavailable", "running"]
+__all__ = ["HANDED_OVER", "SERVERS", "TWO_WORKERS", "Running", "Server", "Unavailable", "running"]
+
+TWO_WORKERS = "gevpy, 2 workers"
+HANDED_OVER = "gevpy, 2 workers, least_connections"
 
 START_LIMIT_S = 15
 STOP_LIMIT_S = 5
@@ -67,6 +70,13 @@ class Running:
     pid: int
     facts: dict[str, Any]
     errors: Path
+    workers: tuple[int, ...] = ()
+    """Process ids, by slot; empty where one process does everything."""
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """All its processes, the one that was started first."""
+        return (self.pid, *self.workers)
 
     def last_words(self) -> str:
         """Return the last line of its standard error, for when something went wrong."""
@@ -141,7 +151,8 @@ def running(server: Server, protocol: str, *, core: int | None, extra: tuple[str
             )
         try:
             facts = _ready_line(process, errors)
-            yield Running(facts.pop("port"), process.pid, facts, errors)
+            port, workers = facts.pop("port"), tuple(facts.pop("workers", ()))
+            yield Running(port, process.pid, facts, errors, workers)
         finally:
             _stop(process)
             if process.stdout is not None:
@@ -155,6 +166,7 @@ _WEBSOCKET = frozenset({"websocket"})
 _PURE = {"GEVPY_PURE_PYTHON": "1"}
 _STDLIB = {"GEVPY_LOOP": "asyncio"}
 _UVLOOP = {"GEVPY_LOOP": "uvloop"}
+_HAND_OVER = ("--workers=2", "--placement=least_connections")
 
 SERVERS: dict[str, Server] = {
     server.name: server
@@ -163,6 +175,8 @@ SERVERS: dict[str, Server] = {
         Server("gevpy pure", "gevpy_server", _ALL, environment=_UVLOOP | _PURE),
         Server("gevpy, asyncio loop", "gevpy_server", _ALL, environment=_STDLIB, compiled=True),
         Server("gevpy pure, asyncio loop", "gevpy_server", _ALL, environment=_STDLIB | _PURE),
+        Server(TWO_WORKERS, "gevpy_server", _ALL, ("--workers=2",), _UVLOOP, compiled=True),
+        Server(HANDED_OVER, "gevpy_server", _ALL, _HAND_OVER, _UVLOOP, compiled=True),
         Server("floor", "floor", _TCP, ("--loop=uvloop",)),
         Server("asyncio Protocol", "floor", _TCP, ("--loop=asyncio",)),
         Server("streams on uvloop", "streams", _TCP, ("--loop=uvloop",)),

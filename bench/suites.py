@@ -1,4 +1,4 @@
-"""What is measured: quick (a minute), default (ten at most), report (everyone, however long), loops.
+"""What is measured: quick (a minute), default (ten at most), report (everyone, however long), loops, workers.
 
 A `Block` is a set of loads with one protocol and the servers that carry them. In every round all servers of a block
 are started afresh and take turns at each load, in short slices; the next round takes the opposite order. So what is
@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bench.client import Load
+from bench.servers import HANDED_OVER, TWO_WORKERS
+from bench.workers import WorkerTasks
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -33,6 +35,7 @@ WEBSOCKET_BIG = (
     Load("websocket", size=MIB, connections=8),
 )
 ACCEPT = (Load(work="accept"),)
+WORKERS = tuple(Load(depth=depth, connections=100) for depth in (1, 32))
 
 BUILDS = ("gevpy", "gevpy pure")
 LOOPS = ("gevpy, asyncio loop", "gevpy pure, asyncio loop")
@@ -85,6 +88,8 @@ class Suite:
     """0: the wheel is left out."""
 
     wheel_timeout_s: float
+    workers: WorkerTasks | None = None
+    """None: no worker is killed, reloaded or timed."""
 
     def only(self, servers: Collection[str]) -> Suite:
         """Return this suite for some servers alone."""
@@ -93,7 +98,8 @@ class Suite:
         )
         idle = tuple(task for task in self.idle if task.server in servers)
         wheel = self.wheel_connections if "gevpy" in servers else 0
-        return replace(self, blocks=blocks, idle=idle, wheel_connections=wheel)
+        workers = self.workers if TWO_WORKERS in servers else None
+        return replace(self, blocks=blocks, idle=idle, wheel_connections=wheel, workers=workers)
 
 
 def _tcp_idle(*servers: str) -> tuple[IdleTask, ...]:
@@ -135,12 +141,14 @@ DEFAULT = Suite(
         Block(PREFIX_BIG, ("gevpy", "floor")),
         Block(WEBSOCKET, (*BUILDS, "picows", "websockets")),
         Block(WEBSOCKET_BIG, ("gevpy", "picows")),
-        Block(ACCEPT, ("gevpy", "floor")),
+        Block(WORKERS, ("gevpy", TWO_WORKERS)),
+        Block(ACCEPT, ("gevpy", "floor", TWO_WORKERS, HANDED_OVER)),
     ),
     idle=(*_tcp_idle("gevpy", "floor"), *_WEBSOCKET_IDLE),
     idle_connections=8000,
     wheel_connections=20_000,
     wheel_timeout_s=20,
+    workers=WorkerTasks(),
 )
 
 REPORT = Suite(
@@ -155,7 +163,8 @@ REPORT = Suite(
         Block(PREFIX_BIG, (*BUILDS, "floor", *FRAMED_PEERS)),
         Block(WEBSOCKET, (*BUILDS, *LOOPS, "picows", "websockets", "aiohttp")),
         Block(WEBSOCKET_BIG, (*BUILDS, "picows", "websockets", "aiohttp")),
-        Block(ACCEPT, (*BUILDS, *LOOPS, "floor", *TCP_PEERS)),
+        Block(WORKERS, ("gevpy", TWO_WORKERS)),
+        Block(ACCEPT, (*BUILDS, *LOOPS, TWO_WORKERS, HANDED_OVER, "floor", *TCP_PEERS)),
         Block((Load("websocket", work="accept"),), ("gevpy", "picows", "websockets", "aiohttp")),
     ),
     idle=(
@@ -172,6 +181,7 @@ REPORT = Suite(
     idle_connections=8000,
     wheel_connections=20_000,
     wheel_timeout_s=20,
+    workers=WorkerTasks(),
 )
 
 LOOP_SUITE = Suite(
@@ -185,4 +195,19 @@ LOOP_SUITE = Suite(
     wheel_timeout_s=0,
 )
 
-SUITES = {suite.name: suite for suite in (QUICK, DEFAULT, REPORT, LOOP_SUITE)}
+WORKER_SUITE = Suite(
+    name="workers",
+    rounds=9,
+    seconds=0.5,
+    blocks=(
+        Block(WORKERS, ("gevpy", TWO_WORKERS)),
+        Block(ACCEPT, ("gevpy", TWO_WORKERS, HANDED_OVER)),
+    ),
+    idle=(),
+    idle_connections=0,
+    wheel_connections=0,
+    wheel_timeout_s=0,
+    workers=WorkerTasks(),
+)
+
+SUITES = {suite.name: suite for suite in (QUICK, DEFAULT, REPORT, LOOP_SUITE, WORKER_SUITE)}

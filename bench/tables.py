@@ -75,7 +75,7 @@ def _busy(cell: Cell) -> str:
 
 def _values(results: Results) -> str:
     rows = [(name, _number(value)) for name, value in results.values.items()]
-    return "\n".join(_aligned([("idle connections (KB each), the wheel", ""), *rows]))
+    return "\n".join(_aligned([("idle connections (KB each), the wheel, workers", ""), *rows]))
 
 
 def _figures(results: Results) -> str:

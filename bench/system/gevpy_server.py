@@ -1,7 +1,8 @@
 """gevpy itself, with every limit and deadline at its default but the ones a benchmark must lift.
 
 Loop and build are chosen as any user would: by `GEVPY_LOOP` and `GEVPY_PURE_PYTHON`. Lifted: the number of
-connections (all that the descriptor limit allows) and the frame size (4 MiB).
+connections (all that the descriptor limit allows) and the frame size (4 MiB). With workers it logs, and it drains when
+it is stopped.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import importlib
+import logging
+import multiprocessing
 import os
 import resource
 from typing import Any
@@ -61,6 +64,12 @@ def build() -> dict[str, Any]:
     return dict(info)
 
 
+def worker_pids() -> list[int]:
+    """Return the workers' process ids, by slot."""
+    children = sorted(multiprocessing.active_children(), key=lambda child: child.name)
+    return [child.pid for child in children if child.pid is not None]
+
+
 async def main() -> None:
     """Serve until killed."""
     max_connections = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - DESCRIPTORS_SPARE
@@ -68,19 +77,23 @@ async def main() -> None:
     extra: dict[str, Any] = {}
     if options.idle_timeout_s is not None:
         extra["idle_timeout_s"] = options.idle_timeout_s
+    if options.workers > 1:
+        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     async with gevpy.serve(
         Echo(),
         HOST,
         options.port,
         protocol=make_protocol(options.protocol, deflate=options.deflate),
         limits=gevpy.Limits(max_connections=max_connections),
+        workers=options.workers,
+        placement=options.placement,
         **extra,
     ) as server:
         packages = ["uvloop"] if os.environ.get("GEVPY_LOOP") != "asyncio" else []
         address = server.addresses[0]
         assert isinstance(address, tuple), "it listens on TCP"
-        announce(address[1], *packages, build=build())
-        await asyncio.Event().wait()
+        announce(address[1], *packages, build=build(), workers=worker_pids())
+        await (server.serve_forever() if options.workers > 1 else asyncio.Event().wait())
 
 
 if __name__ == "__main__":

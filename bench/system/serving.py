@@ -33,6 +33,8 @@ def arguments(*protocols: str, loops: tuple[str, ...] = ()) -> argparse.Namespac
     parser.add_argument("--protocol", choices=protocols, default=protocols[0])
     parser.add_argument("--idle-timeout-s", type=float, default=None, help="gevpy only")
     parser.add_argument("--deflate", action="store_true", help="offer permessage-deflate")
+    parser.add_argument("--workers", type=int, default=1, help="gevpy only")
+    parser.add_argument("--placement", default="reuseport", help="gevpy only")
     if loops:
         parser.add_argument("--loop", choices=loops, default=loops[0])
     return parser.parse_args()

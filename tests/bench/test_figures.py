@@ -9,6 +9,7 @@ import pytest
 from bench.client import Load
 from bench.figures import FIGURES, judge
 from bench.results import Results, sample_of
+from bench.servers import HANDED_OVER, TWO_WORKERS
 
 RAW = {
     "seconds": 1.0,
@@ -17,6 +18,7 @@ RAW = {
     "server_cpu_ns": 10_000_000,
     "server_user_ticks": 1,
     "server_system_ticks": 1,
+    "server_cpu_each_ns": [10_000_000],
     "client_cpu_ns": 1,
     "client_idle_ns": 0,
     "p50_us": 1.0,
@@ -72,3 +74,45 @@ def test_a_value_may_have_to_be_at_least_something(results: Results, earliest_s:
     earliest = row(results, "earliest eviction, after the timeout")
     assert earliest["goal"] == ">= 0 s"
     assert earliest["met"] is met
+
+
+@pytest.mark.parametrize(
+    ("cpu_ns", "met"), [(8_900_000, False), (9_000_000, True), (11_000_000, True), (11_100_000, False)]
+)
+def test_a_ratio_may_have_to_be_near_one(results: Results, cpu_ns: int, met: bool) -> None:
+    """Two workers cost what one process does, within a tenth."""
+    load = Load(depth=1, connections=100)
+    results.samples.append(sample_of("gevpy", 1, load, RAW, 0.0))
+    results.samples.append(sample_of(TWO_WORKERS, 1, load, RAW | {"server_cpu_ns": cpu_ns}, 0.0))
+    near = row(results, "two workers, raw TCP, depth 1: CPU by that of one process")
+    assert near["goal"] == "0.9 to 1.1 x"
+    assert near["met"] is met
+
+
+def test_the_busier_worker_is_judged(results: Results) -> None:
+    """Its share of the workers' CPU, the supervisor's left out; the median over rounds."""
+    load = Load(work="accept")
+    for number, cpus in enumerate(([999, 40, 60], [1, 45, 55], [1, 90, 10]), 1):
+        results.samples.append(sample_of(TWO_WORKERS, number, load, RAW | {"server_cpu_each_ns": cpus}, 0.0))
+    share = row(results, "two workers, connect, echo, close: the busier one's share of their CPU")
+    assert share["reached"] == pytest.approx(60)
+    assert share["goal"] == "<= 60 %"
+    assert share["met"] is True
+
+
+@pytest.mark.parametrize(("per_s", "met"), [(4999.0, False), (5000.0, True)])
+def test_a_rate_is_judged_by_itself(results: Results, per_s: float, met: bool) -> None:
+    """Connects per second with hand-over placement, on any machine."""
+    results.samples.append(sample_of(HANDED_OVER, 1, Load(work="accept"), RAW | {"per_s": per_s}, 0.0))
+    rate = row(results, "two workers, hand-over placement: connect, echo, close")
+    assert rate["goal"] == ">= 5000 per s"
+    assert rate["met"] is met
+
+
+@pytest.mark.parametrize(("failed", "met"), [(0, True), (1, False)])
+def test_nothing_may_fail(results: Results, failed: int, met: bool) -> None:
+    """One failed connect is one too many."""
+    results.values["reloads: failed"] = failed
+    reloads = row(results, "reloads: failed connects")
+    assert reloads["goal"] == "<= 0"
+    assert reloads["met"] is met

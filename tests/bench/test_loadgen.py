@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -58,7 +59,7 @@ def answering(answer: Callable[[bytes], bytes]) -> Iterator[int]:
 
 def run(port: int) -> dict[str, object]:
     """Put a small load on a port."""
-    return run_load(LOAD, port=port, server_pid=1, seconds=SECONDS, core=None)
+    return run_load(LOAD, port=port, server_pids=[1], seconds=SECONDS, core=None)
 
 
 def refused(*arguments: str) -> str:
@@ -72,6 +73,21 @@ def test_an_honest_echo_is_counted() -> None:
     """Nothing is wrong with a server that sends back what it got."""
     with answering(lambda data: data) as port:
         assert run(port)["count"] > 0  # type: ignore[operator]
+
+
+def test_the_cpu_of_each_process_is_told() -> None:
+    """One figure for each process that was asked for, in that order; they add up to the total."""
+    with answering(lambda data: data) as port:
+        answer = run_load(LOAD, port=port, server_pids=[os.getpid(), 1], seconds=SECONDS, core=None)
+    mine, another = answer["server_cpu_each_ns"]
+    assert mine > 0
+    assert mine + another == answer["server_cpu_ns"]
+
+
+def test_loads_are_told_apart_by_their_titles() -> None:
+    """More connections than usual are another load, and another table."""
+    assert Load(depth=32).title == "tcp 64 B, depth 32"
+    assert Load(depth=32, connections=200).title == "tcp 64 B, depth 32, 200 connections"
 
 
 def altered(data: bytes) -> bytes:
