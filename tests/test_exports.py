@@ -12,7 +12,7 @@ import pytest
 import gevpy
 
 MODULES = sorted(["gevpy", *(module.name for module in pkgutil.walk_packages(gevpy.__path__, "gevpy."))])
-LAZY = ["click", "prometheus_client", "wsproto"]
+LAZY = ["click", "cobs", "google", "msgpack", "orjson", "prometheus_client", "pytest", "wsproto"]
 
 
 def in_a_fresh_process(code: str) -> str:
