@@ -60,8 +60,13 @@ class ConcurrentInbox:
     def put(self, message: tuple[Any, Any]) -> None:
         """Queue a message, and start what may run now. Raises whatever the key function raises."""
         ctx, data = message
-        key = object() if self._key is None else self._key(ctx, data)
-        hash(key)
+        try:
+            key = object() if self._key is None else self._key(ctx, data)
+            hash(key)
+        except BaseException:
+            if not self._tasks and not self._waiting:
+                self._conn.inbox_empty()  # no task's end would tell it
+            raise
         self._waiting.append((key, ctx, data))
         self._bytes += size_of(data)
         self._start_some()

@@ -15,5 +15,8 @@ cdef class ConnectionCore(ReadSide):
     cdef bint _leaving
     cdef public bint _lingering
     cdef bint _opened
+    cdef bint _parting
     cdef public bint _tls
     cdef bint _wait_for_handler
+
+    cpdef _abort_with(self, object kind, object error)

@@ -28,7 +28,7 @@ from gevpy.errors import (
     TruncatedFrame,
 )
 from gevpy.host import FAILURES
-from gevpy.kernel_queues import discard_input, unacknowledged_bytes, unread_bytes
+from gevpy.kernel_queues import discard_input, reset_on_close, unacknowledged_bytes, unread_bytes
 from gevpy.protocol.base import Protocol
 from gevpy.read_side import ReadSide
 from gevpy.tls import client_context, server_context
@@ -56,6 +56,7 @@ class ConnectionCore(ReadSide):
         "_lingering",
         "_local_addr",
         "_opened",
+        "_parting",
         "_peer",
         "_reactor",
         "_tls",
@@ -85,6 +86,7 @@ class ConnectionCore(ReadSide):
         self._gone = False  # connection_lost has come
         self._lingering = False  # our side is ended; input is read and forgotten until the peer has all
         self._opened = False  # the handler knows of it
+        self._parting = False  # TLS says goodbye: the transport is closing, and waits for the peer's answer
         self._tls = False  # the transport encrypts: its streams end both at once
 
     def __repr__(self) -> str:
@@ -312,7 +314,7 @@ class ConnectionCore(ReadSide):
         if not self._corked:
             self.flush()
         reactor = self._reactor
-        if reactor.close_ticks and not self._lost:
+        if reactor.close_ticks and (self._parting or not self._lost):
             self.close_tick = reactor.tick + reactor.close_ticks
             reactor.arm(self, self.close_tick)
 
@@ -350,20 +352,31 @@ class ConnectionCore(ReadSide):
             return
         if self._lingering:
             return
-        if not (self._eof or self._tls) and unread_bytes(self.fileno()):
-            self._linger()
+        if not self._eof and (unread_bytes(self.fileno()) or (self._tls and self.is_held)):
+            self._linger()  # under TLS input may wait in the transport, too, where reading was paused
         else:
             self._close_transport()
 
     def _close_transport(self) -> None:
         self._lost = True
+        self._parting = self._tls
         self._transport.close()
+
+    def _abort_with(self, kind: CloseKind, error: BaseException | None) -> None:
+        """End at once, the wait for the peer's end of TLS included."""
+        if self._parting:
+            self._parting = False
+            reset_on_close(self._transport.get_extra_info("socket"))
+            self._transport.abort()
+        else:
+            ReadSide._abort_with(self, kind, error)  # not super(): compiled, that would come back here
 
     def _linger(self) -> None:
         """End our side, and read on without looking: closing a socket that has unread input would send a reset."""
         self._lingering = True
         self._heard = True
-        self._transport.write_eof()
+        if not self._tls:
+            self._transport.write_eof()
         self.read_to_discard()
         self._reactor.arm(self, self._reactor.tick + 1)
 
@@ -404,6 +417,10 @@ class ConnectionCore(ReadSide):
         """Send and receive by this transport from now on."""
         self._transport = transport
         self._tls = is_tls
+        if is_tls:
+            self._transport.writelines(
+                ()
+            )  # session tickets leave; else they'd be congestion, unsent while we pause
         self._transport.set_write_buffer_limits(1 if is_tls else 0)  # with 0 the loops' TLS calls nothing a congestion
 
     def eof_received(self) -> bool:
@@ -419,7 +436,8 @@ class ConnectionCore(ReadSide):
         return True
 
     def _end_with_peer(self) -> None:
-        """End, as TLS does when the peer ends its side: nothing can be sent any more."""
+        """End, as TLS does when the peer ends its side: what came is handled, and its replies are the last to leave."""
+        self.handle_rest()
         if self._connected:
             waiting = self.read_buffer_length
             cut = TruncatedFrame("the stream ended inside a frame", actual=waiting) if waiting else None
@@ -434,6 +452,7 @@ class ConnectionCore(ReadSide):
         if self._closing and not self._eof:
             discard_input(self.fileno())
         self._lost = True
+        self._parting = False
         self._gone = True
         if not self._opened:
             self._reactor.turned_away(self)
@@ -570,6 +589,11 @@ class ConnectionCore(ReadSide):
         """Act on what is overdue at tick ``now``; the reactor calls this when the wheel says so."""
         if not self._lost:
             check_deadlines(self, self._reactor, now)
+        elif self._parting and self.close_tick >= 0:
+            if now >= self.close_tick:
+                self._abort_with(CloseKind.CLOSED_LOCALLY, None)
+            else:
+                self._reactor.arm(self, self.close_tick)
 
 
 class Connection(ConnectionCore, asyncio.BufferedProtocol):

@@ -42,6 +42,9 @@ def check_deadlines(conn: ConnectionCore, reactor: Reactor, now: int) -> None:
 
 
 def _stalled(conn: ConnectionCore, reactor: Reactor, now: int) -> bool:
+    if conn._tls and conn.tls is None:
+        conn._stall_tick = now  # we hold output back for the handshake, which has a limit of its own
+        return False
     sent = conn._handed - conn._transport.get_write_buffer_size() - unacknowledged_bytes(conn.fileno())
     if sent != conn._stall_sent:
         conn._stall_sent = sent

@@ -43,7 +43,9 @@ class TrustedProxies:
             raise ConfigError(f"trusted_proxies: {error}") from error
 
     def trust(self, address: Any) -> bool:
-        """Tell whether a peer, by the address that accept gave, is one of them."""
+        """Tell whether a peer, by the address that accept gave, is one of them; None is nobody."""
+        if address is None:
+            return False  # gone already, and so nobody knows who it was
         if not isinstance(address, tuple):
             return True
         host = ipaddress.ip_address(unmapped(address[0]).partition("%")[0])

@@ -128,22 +128,30 @@ class ProxyHeader:
             addresses = self._read[V2_HEAD.size : V2_HEAD.size + SIZES[family]]
             half = (len(addresses) - 4) // 2
             port = int.from_bytes(addresses[2 * half : 2 * half + 2], "big")
-            self.source = str(ipaddress.ip_address(bytes(addresses[:half]))), port
+            self.source = _written(ipaddress.ip_address(bytes(addresses[:half]))), port
         self.done = True
 
 
 def _v1_source(fields: list[str]) -> Address:
+    kinds: dict[str, type[ipaddress.IPv4Address | ipaddress.IPv6Address]]
     kinds = {"TCP4": ipaddress.IPv4Address, "TCP6": ipaddress.IPv6Address}
     if len(fields) != V1_FIELDS or fields[1] not in kinds:
         raise HandshakeError("a PROXY line that is neither TCP4, TCP6 nor UNKNOWN, or has other fields than it should")
     _, kind, source, target, source_port, target_port = fields
+    if "%" in source or "%" in target:
+        raise HandshakeError("a PROXY line with a scope in an address")  # it would be any text at all
     try:
-        host = str(kinds[kind](source))
+        host = _written(kinds[kind](source))
         kinds[kind](target)
     except ValueError as error:
         raise HandshakeError(f"a PROXY line with no {kind} address: {error}") from error
     _port(target_port)
     return host, _port(source_port)
+
+
+def _written(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address)  # Python's releases write one that is mapped in different ways
 
 
 def _port(text: str) -> int:

@@ -147,6 +147,8 @@ class Reactor(Host):
         self.stall_ticks = ticks_for(options.timeouts.write_stall_s)
         self.close_ticks = ticks_for(options.timeouts.close_s)
         self.half_close = options.half_close
+        if options.ordering == "keyed":
+            self.is_async = True  # a plain handler may return an awaitable: the key of its message must be known before
         if options.ordering != "serial":
             self.make_inbox = partial(ConcurrentInbox, limit=options.limits.max_concurrent, key=options.ordering_key)
         self.handshake_s = options.timeouts.handshake_s or NEVER_S

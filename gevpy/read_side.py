@@ -276,6 +276,24 @@ class ReadSide(WriteSide):
         """Begin to read: the asynchronous ``on_connect`` has ended."""
         self._resume(BY_CONNECT)
 
+    @property
+    def is_held(self) -> bool:
+        """Whether reading has stopped for another cause than our own close."""
+        return bool(self._paused & ~BY_CLOSE)
+
+    def handle_rest(self) -> None:
+        """Handle what is buffered to its end, in this very turn: there will be no later one."""
+        while self._may_go_on():
+            before = self.read_buffer_length
+            self._paused = 0
+            self._handle_input(self._ring)  # type: ignore[arg-type]  # it is there
+            if self.read_buffer_length == before:
+                break
+
+    def _may_go_on(self) -> bool:
+        held = self._paused & ~(BY_TURN | BY_OUTPUT)
+        return self._connected and self._ring is not None and self._inbox is None and not held
+
     def forget_search(self) -> None:
         """Have the bytes that are buffered searched again: another protocol looks for something else."""
         ring = self._host.read_ring if self._ring is None else self._ring

@@ -40,8 +40,9 @@ class TLS:
         ca: PEM file of whom to trust. On a server it demands a client certificate signed by one of these (mutual TLS);
             on a client it replaces the system's authorities.
         sni: for servers of many names: called with the name that the client asks for, or None, it gives another `TLS`
-            or ``ssl.SSLContext``, or None for this one. Called in the handshake, so it must be quick. With workers it
-            must be importable, like all that travels.
+            or ``ssl.SSLContext``, or None for this one. Called in the handshake, so it must be quick. Either all names
+            ask for client certificates (``ca``), or none: OpenSSL settles that before it knows the name, so that a
+            handshake with a name that differs is refused. With workers it must be importable, like all that travels.
 
     Raises:
         ConfigError: ``key`` without ``cert``, or something that is no path.
@@ -132,11 +133,14 @@ class _Names:
         self._contexts: dict[TLS, ssl.SSLContext] = {}
         self._log = LimitedLog(logger)
 
-    def __call__(self, sock: Any, name: str | None, _context: ssl.SSLContext) -> int | None:
+    def __call__(self, sock: Any, name: str | None, own: ssl.SSLContext) -> int | None:
         try:
             chosen = self._choose(name)
             if chosen is not None:
-                sock.context = self._context_of(chosen)
+                context = self._context_of(chosen)
+                if context.verify_mode is not own.verify_mode:  # OpenSSL would go on with that of the server's own
+                    raise ConfigError("every name must ask for client certificates (ca=...), or none")
+                sock.context = context
         except Exception as error:  # noqa: BLE001 - whatever the application raised fails this handshake only
             self._log.log("sni", logging.ERROR, "the sni function failed: the handshake is refused", error)
             return ALERT
