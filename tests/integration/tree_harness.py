@@ -1,4 +1,7 @@
-"""What the worker tests share: a server with workers as a child process, and clients that ask who answers."""
+"""What the worker tests share: a server with workers as a child process, and clients of it, one by one or many at once.
+
+The many are a process of their own, `tree_client.py`: what they do takes no time of the test's that watches.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,17 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from tests.integration.harness import FAULTS, ROOT, wait_until
+from tests.integration.tree_procs import children_of, is_running
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["Tree", "ask", "is_running"]
+__all__ = ["Clients", "Tree", "ask", "is_running", "run_program"]
 
-PROGRAM = Path(__file__).with_name("tree_server.py")
+SERVER = Path(__file__).with_name("tree_server.py")
+CLIENT = Path(__file__).with_name("tree_client.py")
 START_S = 30.0
+REPORT_S = 50.0
 
 
 def ask(sock: socket.socket, line: str) -> str:
@@ -39,13 +45,17 @@ def ask(sock: socket.socket, line: str) -> str:
     return got.decode().rstrip("\n")
 
 
-def is_running(pid: int) -> bool:
-    """Tell whether a process runs; a zombie doesn't."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
-    except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[0] != "Z"
+def _environment(loop: str) -> dict[str, str]:
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "GEVPY_LOOP": loop, "PYTHONPATH": path}
+
+
+def run_program(loop: str, *arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run Python with ``arguments`` to its end, gevpy on its path."""
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=cwd, env=_environment(loop), capture_output=True, text=True, timeout=50, check=False
+    )
 
 
 class Tree:
@@ -65,13 +75,12 @@ class Tree:
     def __enter__(self) -> Self:
         """Start it; return when it serves."""
         log = self._stack.enter_context(self.log_path.open("wb"))
-        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         self.process = subprocess.Popen(
-            [sys.executable, str(PROGRAM), json.dumps(self._config)],
+            [sys.executable, str(SERVER), json.dumps(self._config)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
-            env={**os.environ, "GEVPY_LOOP": self._loop, "PYTHONPATH": path},
+            env=_environment(self._loop),
             cwd=ROOT,
         )
         self._stack.enter_context(self.process)
@@ -105,18 +114,11 @@ class Tree:
                     assert not found, self.log()
 
     def _end(self) -> None:
-        for pid in self._children():
+        for pid in children_of(self.process.pid):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         if self.runs():
             self.process.kill()
-
-    def _children(self) -> list[int]:
-        try:
-            text = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text(encoding="ascii")
-        except OSError:
-            return []
-        return [int(pid) for pid in text.split()]
 
     def runs(self) -> bool:
         """Tell whether the supervisor runs."""
@@ -142,6 +144,10 @@ class Tree:
         wait_until(logged, f"{pattern!r} in the log of {self.log_path}", within_s, 0.02)
 
     # -- clients -------------------------------------------------------------------------------------
+
+    def clients(self, **config: Any) -> Clients:
+        """Give many clients at once; see `tree_client.Config`."""
+        return Clients(self.port, config)
 
     def connect(self, timeout_s: float = 10.0) -> socket.socket:
         """Connect a client."""
@@ -195,3 +201,47 @@ class Tree:
         """Give the sum of a metric's samples."""
         lines = self.get("/metrics")[1].splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if re.match(rf"{name}(\{{| )", line))
+
+
+class Clients:
+    """A `tree_client.py` at work while the context lasts; `report` is what it saw.
+
+    Attributes:
+        report: there once the context was left.
+    """
+
+    def __init__(self, port: int, config: dict[str, Any]) -> None:
+        """Keep what to do."""
+        self._config = {"port": port, **config}
+        self.report: dict[str, Any] = {}
+
+    def __enter__(self) -> Self:
+        """Start; return when the first client is through."""
+        self._process = subprocess.Popen(
+            [sys.executable, str(CLIENT), json.dumps(self._config)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        stdout = self._process.stdout
+        assert stdout is not None
+        ready, _, _ = select.select([stdout], (), (), START_S)
+        line = stdout.readline() if ready else b""
+        if line != b"begun\n":
+            self._end()
+            msg = f"the clients don't begin: {line!r}"
+            raise AssertionError(msg)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Have them end, and read what they saw."""
+        try:
+            said, _ = self._process.communicate(timeout=REPORT_S)
+            if kind is None:
+                self.report = json.loads(said)
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        self._process.kill()
+        with self._process:  # which waits, and closes the pipes
+            pass
