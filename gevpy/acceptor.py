@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import socket
 from typing import TYPE_CHECKING
 
 from gevpy.addresses import format_address
@@ -13,8 +14,6 @@ from gevpy.kernel_queues import reset_on_close
 from gevpy.placement import chooser
 
 if TYPE_CHECKING:
-    import socket
-
     from gevpy.placement import Chooser
     from gevpy.supervisor import Supervisor
 
@@ -83,17 +82,31 @@ class Acceptor:
             if self._retry is not None:
                 return
 
+    def place_again(self, fd: int) -> None:
+        """Hand over once more a connection whose worker died before it took it."""
+        with socket.socket(fileno=fd) as sock:
+            try:
+                peer = format_address(sock.getpeername())
+            except OSError:
+                return  # the peer is gone, too
+            if self._supervisor.live:
+                self._place(sock, peer)
+            else:
+                self._supervisor.log.log("full", logging.WARNING, f"refused {peer}: no worker takes connections")
+                reset_on_close(sock)
+
     def _place(self, sock: socket.socket, peer: str) -> None:
         live = {child.load: child for child in self._supervisor.live}
         loads = list(live)
         try:
             chosen = live[self._choose(loads, peer)]
         except WorkerError as error:
-            self._supervisor.log.log("placement", logging.ERROR, f"{error}: the least busy worker takes it", error)
+            self._supervisor.log.log(
+                "placement", logging.ERROR, f"{error}: the least busy worker takes it", error.__cause__
+            )
             chosen = live[self._fallback(loads, peer)]
-        if self._supervisor.hand_over(chosen, sock):
-            return
-        if not any(self._supervisor.hand_over(child, sock) for child in live.values()):
+        fd = sock.fileno()
+        if not chosen.hand_over(fd) and not any(child.hand_over(fd) for child in live.values()):
             self._supervisor.log.log("full", logging.WARNING, f"refused {peer}: no worker takes connections")
             reset_on_close(sock)
             self._pause()

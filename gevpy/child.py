@@ -8,12 +8,13 @@ import os
 import signal
 import socket
 import time
+from collections import deque
 from contextlib import suppress
 from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
 from gevpy.control import Channel
-from gevpy.control_messages import Drain, Hurry, Logged, Message
+from gevpy.control_messages import Drain, Hurry, Message, Stuck, Take, Taken
 from gevpy.forwarded_log import levels
 from gevpy.metrics.snapshot import Snapshot
 from gevpy.placement import WorkerLoad
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["DUMP_S", "Child"]
 
+MOST_ON_THE_WAY = 256  # connections handed over to a worker that does not take them, being busy: then to others
 DUMP_S = 0.2  # to write its stacks in
-WATCHDOG = "gevpy.watchdog"
 
 SPAWN = get_context("spawn")
 
@@ -85,10 +86,12 @@ class Child:
         self._alarm: Channel | None = None
         self._killing: asyncio.TimerHandle | None = None
         self._watched = -1  # readable when it has exited
-        self._accused = False  # its watchdog has said what blocks the loop
+        self._stuck: Stuck | None = None  # what blocks its loop, as its watchdog has said
+        self._blocked_s = 0.0
         self._killed = False
         self._reaped = False
         self.exit_code: int | None = None
+        self._on_the_way: deque[int] = deque()  # descriptors of connections that were handed over and not taken yet
         self.gone: asyncio.Future[None] = loop.create_future()
 
     def __repr__(self) -> str:
@@ -148,6 +151,27 @@ class Child:
         """Say something to it; False if it can't be told."""
         return self._channel is not None and self._channel.send(message, payload, descriptors)
 
+    def hand_over(self, fd: int) -> bool:
+        """Give it an accepted connection, of which a duplicate is kept until it has taken it; False if it can't."""
+        if len(self._on_the_way) >= MOST_ON_THE_WAY:
+            return False
+        try:
+            kept = os.dup(fd)
+        except OSError:
+            return False
+        if not self.send(Take(), descriptors=[fd]):
+            os.close(kept)
+            return False
+        self._on_the_way.append(kept)
+        self.load.connections += 1
+        return True
+
+    def untaken(self) -> list[int]:
+        """Give up, once it is gone, the connections that it never took: their descriptors are the caller's then."""
+        left = list(self._on_the_way)
+        self._on_the_way.clear()
+        return left
+
     def drain(self, why: str, timeout_s: float | None, kill_after_s: float, *, patient: bool = False) -> None:
         """Tell it to drain and exit, and kill it if it hasn't ``kill_after_s`` after the deadline. Idempotent."""
         if self.leaving:
@@ -162,11 +186,11 @@ class Child:
         self.send(Hurry())
         self._kill_in(kill_after_s)
 
-    def kill(self, why: str) -> None:
+    def kill(self, why: str, level: int = logging.ERROR) -> None:
         """End the process at once. Idempotent."""
         if not self._reaped and not self._killed:
             self._killed = True
-            logger.error("killing %r: %s", self, why)
+            logger.log(level, "killing %r: %s", self, why)
             self.signal(signal.SIGKILL)
 
     def end_blocked(self, seconds: float) -> None:
@@ -174,9 +198,17 @@ class Child:
         if self.blocked:
             return
         self.blocked = True
-        if not self._accused:
+        self._blocked_s = seconds
+        if self._stuck is None:
             self.signal(signal.SIGUSR1)
         self._loop.call_later(DUMP_S, self.kill, f"its loop has not turned for {seconds:.1f} s")
+
+    def charge_block(self) -> None:
+        """Add the block that it was ended for to what it has counted: it could not tell of it any more."""
+        if self.blocked:
+            place = f"{self._stuck.where}|{self._stuck.what}" if self._stuck is not None else "other|"
+            blocked = self.snapshot.blocked
+            blocked[place] = blocked.get(place, 0.0) + self._blocked_s
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal, if it still runs."""
@@ -191,13 +223,22 @@ class Child:
     def _received(self, message: Message, payload: bytes, descriptors: list[int]) -> None:
         for fd in descriptors:  # a worker has none to give
             os.close(fd)
-        if isinstance(message, Logged) and message.name == WATCHDOG:
-            self._accused = True
+        if isinstance(message, Taken) and self._on_the_way:
+            os.close(self._on_the_way.popleft())
+            return
+        if isinstance(message, Stuck):
+            self._stuck = message
+            return
         self._on_message(self, message, payload)
 
     def _channel_ended(self, error: Exception | None) -> None:
-        if error is not None and not self.leaving:
-            self.kill(f"its control channel failed: {error}")
+        if error is None or self.leaving:
+            return
+        text = f"its control channel failed: {error}"
+        if isinstance(error, ConnectionError):
+            self._loop.call_later(DUMP_S, self.kill, text)  # most likely it is dead, and we shall hear of it
+        else:
+            self.kill(text)
 
     def _exited(self) -> None:
         process = self._process
@@ -231,7 +272,7 @@ class Child:
             snapshot.write_buffer_bytes = self.snapshot.write_buffer_bytes
         self.snapshot = snapshot
         self.turned_s = turned_s
-        self._accused = False
+        self._stuck = None
 
 
 def _watch(process: SpawnProcess) -> int:

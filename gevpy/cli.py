@@ -4,7 +4,8 @@
     gevpy --version              version, build, loop and Python
 
 Whatever keeps it from serving (a wrong name, a busy port, a bad option, a module that doesn't import) is one line on
-stderr and exit code 2. An exception of the application's own ``on_start`` keeps its traceback: its author needs that.
+stderr and exit code 2, or 3 where not one of many workers could start. An exception of the application's own
+``on_start`` keeps its traceback: its author needs that.
 
 The command is the one place of gevpy that configures logging, sets ``GEVPY_LOOP`` and ends the process; it is built
 on the same `gevpy.serve` that programs call.
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
     Raises:
         SystemExit: always. 0: it served, or said what it was asked; 2: it can't, and one line on stderr says why;
-            130: interrupted before it served.
+            3: not one worker could start; 130: interrupted before it served.
     """
     try:
         command.main(arguments, prog_name="gevpy", standalone_mode=False)
@@ -158,7 +159,9 @@ def command(context: click.Context) -> None:
     callback=_idle_timeout,
     help='Close connections on which nothing moved for so long; "off" for never.',
 )
-@click.option("--metrics", metavar="HOST:PORT", help="Serve /metrics, /healthz and /readyz there.")
+@click.option(
+    "--metrics", metavar="HOST:PORT", help="Serve a live page, /metrics, /stats.json, /healthz and /readyz there."
+)
 @click.option(
     "--max-connections",
     type=click.IntRange(min=1),

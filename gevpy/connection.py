@@ -418,9 +418,7 @@ class ConnectionCore(ReadSide):
         self._transport = transport
         self._tls = is_tls
         if is_tls:
-            self._transport.writelines(
-                ()
-            )  # session tickets leave; else they'd be congestion, unsent while we pause
+            self._transport.writelines(())  # session tickets leave; else they'd be congestion, unsent while we pause
         self._transport.set_write_buffer_limits(1 if is_tls else 0)  # with 0 the loops' TLS calls nothing a congestion
 
     def eof_received(self) -> bool:

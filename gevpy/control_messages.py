@@ -34,7 +34,9 @@ __all__ = [
     "Ready",
     "Release",
     "ReloadTLS",
+    "Stuck",
     "Take",
+    "Taken",
     "header_of",
     "message_of",
 ]
@@ -181,6 +183,22 @@ class Open(Message):
     KIND: ClassVar[str] = "open"
     connections: int
     gone: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stuck(Message):
+    """The loop is blocked, and may stay so: in which place, by which kind of message."""
+
+    KIND: ClassVar[str] = "stuck"
+    where: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Taken(Message):
+    """The next of the connections that were handed over is the worker's now."""
+
+    KIND: ClassVar[str] = "taken"
 
 
 @dataclass(frozen=True, slots=True)

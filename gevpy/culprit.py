@@ -57,6 +57,8 @@ class Culprits:
 
     def describe(self, blocked: Blocked) -> str:
         """Say where it was, for the log."""
+        if not blocked.stack:
+            return "outside of all Python code: by the event loop itself, or a busy machine"
         places = {TIMER: "in a timer callback", OTHER: "outside of the handler's methods"}
         places.update((name, f"in the protocol's {name}") for name in CODEC)
         place = places.get(blocked.where, f"in {self._name}.{blocked.where}")
@@ -146,9 +148,13 @@ def _message_of(frame: FrameType) -> tuple[Any, Any]:
 
 
 def without_plumbing(calls: list[tuple[FrameType, int]]) -> list[tuple[FrameType, int]]:
-    """Leave out, of a stack with the innermost call first, all down to what runs the loop: it is always the same."""
+    """Leave out, of a stack with the innermost call first, all down to what runs the loop: it is always the same.
+
+    Nothing is left where the loop itself is at work, and no Python code that it has called.
+    """
     inwards = dropwhile(lambda call: not _runs_the_loop(call), reversed(calls))
-    return list(dropwhile(_runs_the_loop, inwards))[::-1] or calls
+    within = list(dropwhile(_runs_the_loop, inwards))[::-1]
+    return within if any(map(_runs_the_loop, calls)) else calls
 
 
 def _runs_the_loop(call: tuple[FrameType, int]) -> bool:

@@ -8,11 +8,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from gevpy.control import encode
-from gevpy.control_messages import Logged
+from gevpy.control_messages import Logged, Stuck
 
 if TYPE_CHECKING:
     import socket
 
+    from gevpy.blocked import Blocked
     from gevpy.control import Channel
 
 __all__ = ["LOG_CHARACTERS", "ForwardedLog", "levels"]
@@ -52,6 +53,10 @@ class ForwardedLog(logging.Handler):
                 self._send_alarm(encode(message))
         except Exception:  # noqa: BLE001 - as every logging handler does: the application must not fail for it
             self.handleError(record)
+
+    def tell_stuck(self, blocked: Blocked) -> None:
+        """Tell the supervisor what blocks the loop; from another thread than the loop's."""
+        self._send_alarm(encode(Stuck(blocked.where, blocked.kind)))
 
     def _send_alarm(self, data: bytes) -> None:
         with suppress(OSError):

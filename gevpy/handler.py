@@ -62,4 +62,8 @@ class Handler:
         """Be told that waiting output fell to the low watermark after it had passed the high one."""
 
     def on_drain(self, conn: Connection) -> Any:
-        """Be told that this server is going away: the last chance to send; the connection is closed after this."""
+        """Be told that this server, or this worker, is going away: the last chance to send something of your own.
+
+        At a stop, the connection is closed after this. Where only its worker goes (a reload, recycling, SIGTTOU), it
+        lives on and its messages are handled, until it closes by itself or ``timeouts.drain_s`` has passed.
+        """

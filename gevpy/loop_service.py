@@ -43,6 +43,7 @@ class LoopService:
     Attributes:
         reactor: the connections.
         worker: what the application sees of them.
+        watchdog: who blocks the loop.
 
     Args:
         loop: the running loop.
@@ -61,18 +62,18 @@ class LoopService:
         self.worker = Worker(self.reactor, worker_id)
         self._listeners: list[Listener] = []
         blocked_s = options.timeouts.blocked_s
-        self._watchdog = Watchdog(
+        self.watchdog = Watchdog(
             handler,
             stamp=lambda: self.reactor.turned_s,
             thread_id=threading.get_ident(),
             stuck_s=STUCK_S if blocked_s is None else min(STUCK_S, blocked_s / 2),
         )
-        self.reactor.blocked_seconds = self._watchdog.seconds.totals
+        self.reactor.blocked_seconds = self.watchdog.seconds.totals
 
     async def start(self) -> None:
         """Begin to turn, and greet the handler. Raises whatever its ``on_start`` raises."""
         self.reactor.start()
-        self._watchdog.start()
+        self.watchdog.start()
         await self._call_handler("on_start")
 
     def accept_on(self, sockets: Iterable[socket.socket]) -> list[Listener]:
@@ -101,10 +102,7 @@ class LoopService:
 
     async def drain(self, timeout_s: float | None, *, why: str = "stop", patient: bool = False) -> int:
         """End all connections (see `Reactor.drain`), abort at the deadline, and tell how many had to be aborted."""
-        aborted = await self.reactor.drain(timeout_s, why=why, patient=patient)
-        if aborted:
-            logger.warning("%d connections were aborted: they had not ended within the drain", aborted)
-        return aborted
+        return await self.reactor.drain(timeout_s, why=why, patient=patient)
 
     async def finish(self, timeout_s: float | None) -> None:
         """Call the last hook; it has as long as the drain had, and a further signal ends it, too."""
@@ -121,7 +119,7 @@ class LoopService:
     async def close(self) -> None:
         """Release everything, in whatever state it is."""
         self.stop_accepting()
-        self._watchdog.stop()
+        self.watchdog.stop()
         self.reactor.stop()
         with suppress(TimeoutError):  # a callback that refuses to be cancelled is left behind
             await asyncio.wait_for(self.reactor.timers.wait_closed(), STOP_GRACE_S)

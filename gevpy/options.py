@@ -231,6 +231,11 @@ class ServeOptions:
         """The number of workers; ``"auto"`` is as many as can run at once, by cores and a cgroup's quota."""
         return min(usable_workers(), MAX_WORKERS) if self.workers == "auto" else self.workers
 
+    @property
+    def in_calling_loop(self) -> bool:
+        """Whether the calling loop serves by itself: ``workers=1``. ``"auto"`` is processes, be it one."""
+        return self.workers == 1
+
     def cpus_of(self, slot: int) -> tuple[int, ...] | None:
         """Give the core that a worker is bound to, or None for all."""
         if not self.affinity or not hasattr(os, "sched_getaffinity"):

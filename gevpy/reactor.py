@@ -364,6 +364,7 @@ class Reactor(Host):
             WriteBufferFull: so much is queued already, and the policy is ``"block"``.
         """
         size = len(data) if isinstance(data, bytes | bytearray | memoryview | str) else 1
+        wake = False
         with self._foreign_lock:
             queued = conn._foreign_bytes
             full = queued > self.max_write_buffer_bytes

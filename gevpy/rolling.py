@@ -49,11 +49,13 @@ class Rolling:
         again = True
         while again:
             self._again = False
-            slots = list(self._supervisor.slots.values())
+            slots = self._supervisor.manned
             logger.info("reloading: replacing %d workers one by one", len(slots))
             for slot in slots:
                 if not await self._roll(slot, "reload"):
                     break
+            else:
+                logger.info("reloaded: all workers are new; the old ones leave as their connections end")
             again = self._again
 
     def recycle(self, now: float) -> None:

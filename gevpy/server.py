@@ -43,8 +43,9 @@ class Server:
     def __init__(self, handler: Handler, options: ServeOptions) -> None:
         """Set up; nothing runs before `start`."""
         self.options = options
-        one = options.processes == 1
-        self._site: SingleLoop | WorkerTree = SingleLoop(handler, options) if one else WorkerTree(handler, options)
+        self._site: SingleLoop | WorkerTree = (
+            SingleLoop(handler, options) if options.in_calling_loop else WorkerTree(handler, options)
+        )
         self._source: LoopSource | TreeSource | None = None
         self._endpoint: MetricsEndpoint | None = None
         self._ready = False
@@ -175,7 +176,8 @@ class Server:
             f"idle={options.idle_timeout_s or 'off'}",
         ]
         where = ", ".join(map(_written, self.addresses))
-        workers = f" by {options.processes} workers" if options.processes > 1 else ""
+        count = options.processes
+        workers = "" if options.in_calling_loop else f" by {count} worker{'s' if count > 1 else ''}"
         metrics = f", metrics on http://{self.metrics_address}/metrics" if self._endpoint else ""
         what = type(options.protocol).__name__
         return f"{build_info()} serving {what} on {where}{workers}{metrics}; {' '.join(limits)}"

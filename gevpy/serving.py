@@ -123,12 +123,13 @@ def serve(  # noqa: PLR0913 - flat where people reach for them, grouped where th
         port: 0 to 65535; 0 lets the system choose, one port for all addresses. Default 1388, gev's.
         protocol: how bytes become messages; default `RawProtocol`.
         workers: 1, the default: the calling loop serves. N up to 128, or ``"auto"`` for as many as can run at once, by
-            cores and a cgroup's quota: so many processes serve, each with a copy of handler and protocol, and the
-            calling loop supervises them.
-        placement: which worker gets a connection. ``"reuseport"`` (default) leaves it to the kernel, which spreads by a
-            hash of the addresses; with ``"round_robin"``, ``"least_connections"``, ``"source_hash"`` or a callable
-            ``(workers, peer) -> worker`` the supervisor accepts and hands over. See `gevpy.placement`.
-        affinity: bind each worker to a core of its own (Linux).
+            cores and a cgroup's quota, be it one: so many processes serve, each with a copy of handler and protocol,
+            and the calling loop supervises them. Limits are for each.
+        placement: which worker gets a connection. ``"reuseport"`` (default) leaves it to the kernel, which spreads
+            evenly (Linux); with ``"round_robin"``, ``"least_connections"``, ``"source_hash"`` or a callable
+            ``(workers, peer) -> worker`` the supervisor accepts and hands over. See `gevpy.placement`. Without meaning
+            for ``workers=1``.
+        affinity: bind each worker to a core of its own (Linux). Without meaning for ``workers=1``.
         idle_timeout_s: close a connection on which nothing moved for so long, in seconds above 0, rounded up to whole
             ticks of 100 ms. Default 120; None turns it off.
         idle_refresh: what counts against idleness: ``"read"``, ``"write"`` or ``"both"``.
@@ -157,6 +158,8 @@ def serve(  # noqa: PLR0913 - flat where people reach for them, grouped where th
     Raises:
         ConfigError: an option or the handler can't work; at once.
         BindError: an address can't be had; when it starts.
+        WorkerError: with many workers, not one could start; when it starts.
+        Exception: with ``workers=1``, whatever ``on_start`` raises; when it starts.
 
     Example:
         >>> import gevpy
@@ -198,7 +201,7 @@ def serve(  # noqa: PLR0913 - flat where people reach for them, grouped where th
         server_context(ssl)
     if trusted_proxies is not None:
         TrustedProxies(trusted_proxies)
-    if options.processes > 1:
+    if not options.in_calling_loop:
         if isinstance(ssl, SSLContext):
             raise ConfigError(
                 "an SSLContext can't go to worker processes: name the files, ssl=gevpy.TLS(cert=..., key=...)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from gevpy.timers import TimerGroup
 
 __all__ = ["SingleLoop"]
+
+logger = logging.getLogger("gevpy.server")
 
 
 class SingleLoop:
@@ -94,12 +97,18 @@ class SingleLoop:
     @property
     def signals(self) -> dict[int, Callable[[], object]]:
         """What signals do while the server serves."""
-        return {signal.SIGHUP: self.reload_tls} if isinstance(self._options.ssl, TLS) else {}
+        return {signal.SIGHUP: self._reload} if hasattr(signal, "SIGHUP") else {}
+
+    def _reload(self) -> None:
+        if isinstance(self._options.ssl, TLS):
+            self.reload_tls()
+        else:
+            logger.info("SIGHUP: nothing to reload: there is no TLS, and no worker process to replace")
 
     def reload_tls(self) -> None:
         """Read the certificates again."""
-        if self.service.reactor.tls is not None:
-            self.service.reactor.tls.reload()
+        if self._service is not None and self._service.reactor.tls is not None:
+            self._service.reactor.tls.reload()
 
     def runs_current_task(self) -> bool:
         """Tell whether the running task is a handler of this server, whose end a drain waits for."""
@@ -117,7 +126,10 @@ class SingleLoop:
         if self._listening is not None:
             self._listening.close()
         if self._service is not None:
-            await self._service.drain(timeout_s)
+            aborted = await self._service.drain(timeout_s)
+            if aborted:
+                what = "a connection was" if aborted == 1 else f"{aborted} connections were"
+                logger.warning("%s aborted: not ended when the drain was over", what)
             await self._service.finish(timeout_s)
 
     async def close(self) -> None:

@@ -71,6 +71,11 @@ class Slot:
         """Its processes, the draining ones included."""
         return [child for child in (self.child, self.next, *self.leaving) if child is not None]
 
+    @property
+    def is_vacant(self) -> bool:
+        """Whether its worker was removed, and is gone."""
+        return self.state == "draining" and not self.processes
+
     def mark_ready(self) -> None:
         """Note that its worker is ready: what went wrong before is over."""
         self.state = "ready"

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections import Counter
 from functools import partial
@@ -35,7 +36,6 @@ from gevpy.control_messages import (
     Open,
     Ready,
     Release,
-    Take,
 )
 from gevpy.errors import WorkerError
 from gevpy.gather import Gather
@@ -74,6 +74,8 @@ class Supervisor:
         totals: what workers that are gone have counted, and all together.
         stopping: whether the end has begun.
         on_change: called when another set of workers takes connections.
+        on_untaken: called with the descriptor of a connection that was handed over to a worker which died before it
+            took it; whoever is called owns it.
 
     Args:
         loop: the running loop.
@@ -90,8 +92,10 @@ class Supervisor:
         self.log = LimitedLog(logger)
         self.restarts: Counter[RestartReason] = Counter()
         self.on_change: Callable[[], None] = lambda: None
+        self.on_untaken: Callable[[int], object] = os.close
         self.totals = Totals()
         self._failed_once: Child | None = None
+        self._told_trace = ""
         self._accepting = False
         self.stopping = False
         self._settled: asyncio.Event = asyncio.Event()
@@ -107,6 +111,11 @@ class Supervisor:
     def children(self) -> list[Child]:
         """All processes, the draining ones included."""
         return [child for slot in self.slots.values() for child in slot.processes]
+
+    @property
+    def manned(self) -> list[Slot]:
+        """The slots that have, or shall have, a worker."""
+        return [slot for slot in self.slots.values() if not slot.is_vacant]
 
     @property
     def live(self) -> list[Child]:
@@ -153,12 +162,12 @@ class Supervisor:
 
     def _why_none_started(self) -> WorkerError:
         child = self._failed_once
-        text = "no worker could start"
-        if child is not None:
-            text += f": {child.failure or f'{child!r} {child.how_it_ended}, see above'}"
-            if child.trace:
-                logger.error("worker %d could not start\n%s", child.slot, child.trace)
-        return WorkerError(text)
+        if child is None:
+            return WorkerError("no worker could start")
+        if child.failure:
+            return WorkerError(f"no worker could start: {child.failure}")
+        hint = "is the main script's serving under \"if __name__ == '__main__':\"?"
+        return WorkerError(f"no worker could start: {child!r} {child.how_it_ended}, see above; {hint}")
 
     def _bring_up(self, slot: Slot) -> None:
         slot.restarting = None
@@ -175,7 +184,7 @@ class Supervisor:
         try:
             await child.spawn(self._application, slot.listeners, cpus)
             if self.stopping:
-                child.kill("the server stops")
+                child.kill("the server stops", logging.INFO)
         except Exception as error:
             logger.exception("worker %d could not be spawned", slot.id)
             child.failure = f"{type(error).__name__}: {error}"
@@ -253,13 +262,19 @@ class Supervisor:
     # -- deaths ------------------------------------------------------------------------------------------
 
     def _on_exit(self, child: Child) -> None:
+        child.charge_block()
+        self.totals.admit(child.snapshot)
         self.totals.retire(child.snapshot)
         self._gather.forget(child)
         for one in self.slots.values():
             if one.adopted_by is child:
                 one.adopted_by = None
         slot = self.slots[child.slot]
+        if child in slot.leaving and not self.stopping:
+            logger.info("%r has left", child)
         unserved = slot.forget(child)
+        for fd in child.untaken():
+            self.on_untaken(fd)
         if not self.stopping:
             if unserved:
                 self._replace(slot, child)
@@ -279,10 +294,12 @@ class Supervisor:
         slot.restarting = self._loop.call_later(delay, self._bring_up, slot)
 
     def _tell_early_death(self, slot: Slot, dead: Child, delay: float) -> None:
-        why = dead.failure or dead.how_it_ended
+        why = dead.failure or f"{dead.how_it_ended}, see above"
         often = f" {slot.early_deaths} times, and counts as failed" if slot.failed else ""
-        logger.error("worker %d died before it was ready%s (%s): again in %g s", slot.id, often, why, delay)
-        if dead.trace and slot.early_deaths == 1 and self._accepting:
+        again = f": again in {delay:g} s" if self._accepting or self.live else ""
+        logger.error("worker %d died before it was ready%s (%s)%s", slot.id, often, why, again)
+        if dead.trace and dead.trace != self._told_trace:
+            self._told_trace = dead.trace
             logger.error("worker %d could not start\n%s", slot.id, dead.trace)
 
     # -- health --------------------------------------------------------------------------------------------
@@ -311,13 +328,6 @@ class Supervisor:
         others = [child for child in self.children if child is not asker and child.ready]
         counts = await self._gather.ask(others, partial(Count, topic=message.topic))
         asker.send(Counted(message.ticket, sum(counts)))
-
-    def hand_over(self, child: Child, sock: socket.socket) -> bool:
-        """Give an accepted connection to a worker; it stays the caller's to close."""
-        if not child.send(Take(), descriptors=[sock.fileno()]):
-            return False
-        child.load.connections += 1
-        return True
 
     # -- changing --------------------------------------------------------------------------------------------
 
@@ -348,8 +358,10 @@ class Supervisor:
     def remove_worker(self) -> bool:
         """Have the last worker leave, patiently; its listeners are accepted on by another one for good."""
         if len([slot for slot in self.slots.values() if slot.state != "draining"]) < 2:  # noqa: PLR2004 - one stays
+            logger.info("the last worker stays")
             return False
         slot = self.slots[max(number for number, slot in self.slots.items() if slot.state != "draining")]
+        logger.info("removing worker %d", slot.id)
         for child in slot.vacate():
             child.drain("remove", self._options.timeouts.drain_s, KILL_GRACE_S, patient=True)
         self._share_orphans()
@@ -368,7 +380,7 @@ class Supervisor:
             child.leaving = False  # a patient one loses its patience
             child.drain("stop", timeout_s, KILL_GRACE_S)
             if not child.ready:
-                child.kill("the server stops before it was ready")
+                child.kill("the server stops before it was ready", logging.INFO)
         await self._all_gone()
 
     async def close(self) -> None:
@@ -377,7 +389,7 @@ class Supervisor:
         if self._look_handle is not None:
             self._look_handle.cancel()
         for child in self.children:
-            child.kill("the server ends")
+            child.kill("the server ends", logging.INFO)
         await self._all_gone()
 
     def hurry(self) -> None:
@@ -395,5 +407,6 @@ class Supervisor:
 
 def _tell_aborted(child: Child, drained: Drained, payload: bytes) -> None:
     if drained.aborted:
+        what = "a connection" if drained.aborted == 1 else f"{drained.aborted} connections"
         left = printable(payload.decode("utf-8", "replace"))
-        logger.warning("%r aborted %d connections at its drain's deadline: %s", child, drained.aborted, left)
+        logger.warning("%r drained, and aborted %s that had not ended: %s", child, what, left)

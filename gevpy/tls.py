@@ -139,7 +139,7 @@ class _Names:
             if chosen is not None:
                 context = self._context_of(chosen)
                 if context.verify_mode is not own.verify_mode:  # OpenSSL would go on with that of the server's own
-                    raise ConfigError("every name must ask for client certificates (ca=...), or none")
+                    raise ConfigError("every name must ask for client certificates (ca=...), or none")  # noqa: TRY301
                 sock.context = context
         except Exception as error:  # noqa: BLE001 - whatever the application raised fails this handshake only
             self._log.log("sni", logging.ERROR, "the sni function failed: the handshake is refused", error)

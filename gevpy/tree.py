@@ -32,6 +32,7 @@ from gevpy.tree_source import TreeSource
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gevpy.child import Child
     from gevpy.handler import Handler
     from gevpy.options import ServeOptions
 
@@ -123,6 +124,7 @@ class WorkerTree:
         self._acceptors = [Acceptor(self.supervisor, sock, choose) for sock in self._sockets.listening.sockets]
         for acceptor in self._acceptors:
             acceptor.start()
+        self.supervisor.on_untaken = self._acceptors[0].place_again
 
     def _listeners_of(self, number: int) -> list[Any]:
         if not self._kernel_places or self._sockets is None:
@@ -176,7 +178,7 @@ class WorkerTree:
         """Have all write their stacks, in turns: at once, nobody could read them."""
         loop = asyncio.get_running_loop()
         for number, child in enumerate(self._supervisor.children if self._supervisor is not None else ()):
-            loop.call_later(number * DUMP_S, child.signal, signal.SIGUSR1)
+            loop.call_later(number * DUMP_S, _dump_stacks_of, child)
 
     # -- what an application calls -----------------------------------------------------------------------
 
@@ -191,7 +193,7 @@ class WorkerTree:
 
     def _deliver(self, topic: str | None, data: Any) -> None:
         is_text = isinstance(data, str)
-        payload = data.encode() if is_text else bytes(memoryview(data))
+        payload = data.encode() if is_text else _as_bytes(data)
         self.supervisor.deliver(Deliver(topic, is_text), payload)
 
     def runs_current_task(self) -> bool:
@@ -230,3 +232,16 @@ class WorkerTree:
         self.supervisor.log.log(
             ("timer", type(error)), logging.ERROR, f"timer callback {name} failed: {error!r}", error
         )
+
+
+def _dump_stacks_of(child: Child) -> None:
+    logger.info("the stacks of %r:", child)
+    child.signal(signal.SIGUSR1)
+
+
+def _as_bytes(data: Any) -> bytes:
+    try:
+        return bytes(memoryview(data))
+    except TypeError as error:
+        msg = f"what is sent to all workers must be str or bytes-like, not {type(data).__name__}: it crosses processes"
+        raise TypeError(msg) from error

@@ -46,7 +46,7 @@ class TreeSource:
         from gevpy.metrics.merge import families_of, merge, retired  # noqa: PLC0415 - the same
 
         supervisor = self._supervisor
-        states = [slot.state for slot in supervisor.slots.values()]
+        states = [slot.state for slot in supervisor.manned]
         yield from families(
             [child.snapshot for child in supervisor.children],
             supervisor.totals.past,
@@ -72,7 +72,7 @@ class TreeSource:
             "addresses": self._addresses,
             "restarts": supervisor.restarts.total(),
             "total": as_status(supervisor.total()),
-            "workers": [self._worker(slot, child) for slot in supervisor.slots.values() for child in _processes(slot)],
+            "workers": [self._worker(slot, child) for slot in supervisor.manned for child in _processes(slot)],
         }
 
     def _state(self) -> str:
@@ -84,7 +84,7 @@ class TreeSource:
 
     def trouble(self) -> str:
         """Say how many slots have failed."""
-        slots = self._supervisor.slots.values()
+        slots = self._supervisor.manned
         failed = sum(slot.failed for slot in slots)
         return f"{failed} of {len(slots)} workers {'has' if failed == 1 else 'have'} failed" if failed else ""
 

@@ -60,6 +60,7 @@ class Watchdog:
 
     Attributes:
         seconds: what was charged.
+        on_stuck: told of a block that has gone on for ``stuck_s``; called in the watchdog's thread.
 
     Example:
         >>> watchdog = Watchdog(handler, stamp=last_turn, thread_id=threading.get_ident(), on_blocked=print)
@@ -81,6 +82,7 @@ class Watchdog:
     ) -> None:
         """Look the handler over; nothing is watched before `start`."""
         self.seconds = BlockedSeconds()
+        self.on_stuck: Callable[[Blocked], object] = bool
         self._culprits = Culprits(handler)
         self._stamp = stamp
         self._thread_id = thread_id
@@ -183,6 +185,7 @@ class Watchdog:
             self._stuck_told = True
             message = f"the loop is blocked, for {seconds:.1f} s so far, {self._culprits.describe(blocked)}"
             self._log.log(("stuck", blocked.where), logging.WARNING, message)
+            self.on_stuck(blocked)
 
     def _tell_not_running(self, seconds: float) -> None:
         self._tell(Blocked(seconds, OTHER, "", NOT_RUNNING, charged=False))

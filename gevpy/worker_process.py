@@ -39,6 +39,7 @@ from gevpy.control_messages import (
     Release,
     ReloadTLS,
     Take,
+    Taken,
 )
 from gevpy.errors import WorkerError
 from gevpy.event_loop import run
@@ -152,6 +153,7 @@ class _Worker:
             self._log.take_over()
             self._service = service = LoopService(loop, handler, options, self._assignment.slot)
             service.worker.connect(self)
+            service.watchdog.on_stuck = self._log.tell_stuck
             await service.start()
         except Exception as error:  # noqa: BLE001 - whatever the application raised is told to the supervisor
             if self._service is not None:
@@ -249,6 +251,7 @@ class _Worker:
     def _take(self, descriptors: list[int]) -> None:
         for fd in descriptors:
             self._taken += 1
+            self._channel.send(Taken())  # first: whoever dies after this had accepted it
             self._door.take_descriptor(fd)
 
     def _tell_open(self) -> None:
