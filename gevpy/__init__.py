@@ -22,7 +22,9 @@ if os.environ.get("GEVPY_PURE_PYTHON") == "1":
     _pure.install()
 
 from gevpy.build import BuildInfo, build_info
+from gevpy.client import Client
 from gevpy.closing import CloseKind, CloseReason
+from gevpy.connecting import connect
 from gevpy.connection import Connection
 from gevpy.errors import (
     BindError,
@@ -68,6 +70,7 @@ __all__ = [
     "BufferOverflow",
     "BufferUnderflow",
     "BuildInfo",
+    "Client",
     "CloseKind",
     "CloseReason",
     "CodecError",
@@ -100,6 +103,7 @@ __all__ = [
     "WorkerError",
     "WriteBufferFull",
     "build_info",
+    "connect",
     "install",
     "new_event_loop",
     "run",

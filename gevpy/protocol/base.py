@@ -100,8 +100,9 @@ class Protocol:
 
         Args:
             conn: the connection.
-            why: ``"stop"`` (connections are closed now) or ``"reload"``, ``"recycle"``, ``"remove"`` (they may live on
-                until they close by themselves, or ``timeouts.drain_s`` has passed).
+            why: ``"stop"``, ``"supervisor gone"`` or ``"signal"`` (one that ends this worker): connections are closed
+                now. ``"reload"``, ``"recycle"`` or ``"remove"``: they may live on until they close by themselves, or
+                ``timeouts.drain_s`` has passed.
         """
 
     def max_buffered_bytes(self) -> int:
