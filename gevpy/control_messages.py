@@ -28,6 +28,7 @@ __all__ = [
     "Drained",
     "Failed",
     "Hurry",
+    "Leaving",
     "Logged",
     "Message",
     "Open",
@@ -199,6 +200,13 @@ class Taken(Message):
     """The next of the connections that were handed over is the worker's now."""
 
     KIND: ClassVar[str] = "taken"
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving(Message):
+    """The worker drains and exits, without having been told to."""
+
+    KIND: ClassVar[str] = "leaving"
 
 
 @dataclass(frozen=True, slots=True)

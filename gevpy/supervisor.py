@@ -31,6 +31,7 @@ from gevpy.control_messages import (
     Deliver,
     Drained,
     Failed,
+    Leaving,
     Logged,
     Message,
     Open,
@@ -221,6 +222,9 @@ class Supervisor:
                 log = logging.getLogger(message.name)
                 if log.isEnabledFor(message.level):
                     log.log(message.level, "[worker %d] %s", child.slot, message.text)
+            case Leaving():
+                child.leaving = True
+                self._share_orphans()
             case Drained():
                 _tell_aborted(child, message, payload)
             case _:

@@ -209,6 +209,9 @@ class WorkerTree:
         """Accept no more, and have all workers drain."""
         for acceptor in self._acceptors:
             acceptor.stop()
+        if self._sockets is not None:
+            self._sockets.close()
+            self._sockets = None
         if self._supervisor is not None:
             await self._supervisor.stop(timeout_s)
 

@@ -33,6 +33,7 @@ from gevpy.control_messages import (
     Drained,
     Failed,
     Hurry,
+    Leaving,
     Message,
     Open,
     Ready,
@@ -170,6 +171,11 @@ class _Worker:
         for slot in tuple(self._adopted):
             self._release(slot)
         service.stop_accepting()
+        if not drain.patient:  # else others accept on them; at a stop, whoever comes shall be refused, not wait in vain
+            for sock in self._assignment.listeners:
+                sock.close()
+        if drain.why == SIGNALLED:
+            self._channel.send(Leaving())
         timeout_s = self._options.timeouts.drain_s if drain.why in ON_ITS_OWN else drain.timeout_s
         aborted = await service.drain(timeout_s, why=drain.why, patient=drain.patient)
         await service.finish(timeout_s)
