@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import struct
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -37,7 +38,9 @@ def tlv(kind: int, value: bytes) -> bytes:
     return struct.pack("!BH", kind, len(value)) + value
 
 
-NESTED = b"".join(tlv(0x20, b"\x01" + struct.pack("!I", 0) + tlv(0x21, b"TLSv1.3") + tlv(0x20, bytes(40))) for _ in range(30))
+NESTED = b"".join(
+    tlv(0x20, b"\x01" + struct.pack("!I", 0) + tlv(0x21, b"TLSv1.3") + tlv(0x20, bytes(40))) for _ in range(30)
+)
 
 GOOD: dict[str, tuple[bytes, tuple[str, int] | None]] = {
     "v1 tcp4": (V1, ("192.0.2.7", 40000)),
@@ -98,7 +101,7 @@ BAD: dict[str, bytes] = {
     "a bad target port": b"PROXY TCP4 192.0.2.7 198.51.100.1 1 x\r\n",
     "port of 60 digits": b"PROXY TCP4 192.0.2.7 198.51.100.1 " + b"9" * 60 + b" 2\r\n",
     "a zero byte": b"PROXY TCP4 192.0.2.7\x00 198.51.100.1 1 2\r\n",
-    "digits of another script": "PROXY TCP4 192.0.2.٧ 198.51.100.1 1 2\r\n".encode(),
+    "digits of another script": "PROXY TCP4 192.0.2.\u0667 198.51.100.1 1 2\r\n".encode(),
     "half a signature": SIGNATURE[:11] + b"\r" + v2(body=tcp4())[12:],
     "version 1": v2(command=0x11, body=tcp4()),
     "version 3": v2(command=0x31, body=tcp4()),
@@ -131,7 +134,7 @@ def feed_all(pieces: list[bytes]) -> tuple[ProxyHeader, int]:
 def splits(data: bytes, cuts: list[int]) -> list[bytes]:
     """Cut at each place."""
     ends = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
-    return [data[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+    return [data[start:end] for start, end in pairwise(ends)]
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -173,12 +176,9 @@ def test_a_part_of_a_header_is_not_done(name: str) -> None:
 def test_the_size_is_bounded() -> None:
     """A stream that never ends a header is given up after 107 bytes, or after the head of version 2."""
     for start in (b"PROXY ", SIGNATURE + b"\x21\x11\xff\xff"):
-        header = ProxyHeader()
-        taken = header.feed(start[:6])
-        with pytest.raises(HandshakeError):
-            for byte in start[6:] + b"x" * 200:
-                taken += header.feed(bytes([byte]))
-        assert taken <= 107
+        endless = start + b"x" * 200
+        most = next(end for end in range(len(endless)) if outcome([endless[:end]]) == "refused")
+        assert most <= 107
 
 
 @given(st.sampled_from(sorted(GOOD)), st.binary(max_size=64), st.lists(st.integers(0, 5000), max_size=8))
