@@ -66,7 +66,7 @@ def of(*collected: Metric) -> list[Family]:
             return collected
 
     registry = CollectorRegistry()
-    registry.register(Own())  # type: ignore[arg-type]  # what has collect() is a collector
+    registry.register(Own())
     return crossed(families_of(registry))
 
 
@@ -203,13 +203,13 @@ def test_two_that_disagree_on_what_a_name_is_give_the_first() -> None:
 
 def test_a_label_called_worker_stays_the_application_s() -> None:
     """A gauge by workers in a mine must not become many series of one name; a counter by them needs no help."""
-    gauge = GaugeMetricFamily("ore", "Ore.", labels=["worker"])
+    gauge = GaugeMetricFamily("coal", "Coal.", labels=["worker"])
     counter = CounterMetricFamily("shifts", "Shifts.", labels=["worker"])
     for name, tons in (("ann", 3), ("bob", 4)):
         gauge.add_metric([name], tons)
         counter.add_metric([name], tons)
     series = shown({"0": of(gauge, counter), "1": of(gauge, counter)})
-    assert sorted(value for (name, _), value in series.items() if name == "ore") == [3, 3, 4, 4]
+    assert sorted(value for (name, _), value in series.items() if name == "coal") == [3, 3, 4, 4]
     assert series[("shifts_total", (("worker", "ann"),))] == 6
     assert series[("shifts_total", (("worker", "bob"),))] == 8
 
@@ -267,7 +267,7 @@ def test_a_collector_that_fails_says_so() -> None:
             raise OSError("no sensor")
 
     registry = CollectorRegistry()
-    registry.register(Broken())  # type: ignore[arg-type]  # the same
+    registry.register(Broken())
     with pytest.raises(OSError, match="no sensor"):
         families_of(registry)
 
