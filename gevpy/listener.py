@@ -195,7 +195,7 @@ class Door:
         elif reactor.proxies is None or not reactor.proxies.trust(address):
             self._header_failed(sock, address, HandshakeError("it is not among the trusted proxies"))
         else:
-            timeout_s = reactor.options.timeouts.proxy_header_s or reactor.handshake_s
+            timeout_s = reactor.proxy_header_s
             known, failed = partial(self._header_known, sock, address), partial(self._header_failed, sock, address)
             reactor.pending[sock] = ProxyGate(reactor.loop, sock, timeout_s, known, failed).give_up
 

@@ -17,6 +17,7 @@ cdef class Reactor(Host):
     cdef public object proxies
     cdef public dict pending
     cdef public double handshake_s
+    cdef public double proxy_header_s
     cdef public double tls_shutdown_s
     cdef public list aborted_peers
     cdef public object hurried

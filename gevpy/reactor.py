@@ -89,7 +89,7 @@ class Reactor(Host):
         tls: the context of new connections, or None.
         proxies: whose PROXY headers are believed, or None if none are expected.
         pending: by its socket, how to give up what is accepted and not a connection yet: in a handshake.
-        handshake_s, tls_shutdown_s: the limits in seconds, for the loop.
+        handshake_s, proxy_header_s, tls_shutdown_s: the limits in seconds, for the loop.
         aborted_peers: those who had not ended when a drain's deadline passed.
 
     Args:
@@ -152,6 +152,7 @@ class Reactor(Host):
         if options.ordering != "serial":
             self.make_inbox = partial(ConcurrentInbox, limit=options.limits.max_concurrent, key=options.ordering_key)
         self.handshake_s = options.timeouts.handshake_s or NEVER_S
+        self.proxy_header_s = options.timeouts.proxy_header_s or NEVER_S
         self.tls_shutdown_s = options.timeouts.tls_shutdown_s or NEVER_S
         # asyncio's writelines joins on 3.11, and ignored flow control in 3.12.0-8 and 3.13.0-1 (CVE-2024-12254)
         self.can_writelines = type(self.loop).__module__.partition(".")[0] == "uvloop"

@@ -18,8 +18,10 @@ from tests.programs import DEADLINE_S, ROOT, Program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+LONGER = {"redis_server": 540, "device_gateway": 160}
 NEWS_BYTES = 256 * 1024
 
 
@@ -63,9 +65,9 @@ def written(sock: socket.socket) -> str:
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_examples_are_short(path: object) -> None:
-    """An example has fewer than 60 lines."""
-    assert len(ROOT.joinpath(str(path)).read_text().splitlines()) < 60
+def test_examples_are_short(path: Path) -> None:
+    """An example has fewer than 60 lines, but for whole servers in one file."""
+    assert len(ROOT.joinpath(path).read_text().splitlines()) < LONGER.get(path.stem, 60)
 
 
 def test_the_examples_of_gev_are_there() -> None:
