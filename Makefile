@@ -81,7 +81,7 @@ wheel: $(BUILT) $(VENV)/.extra-test ## Build the sdist, and from it the wheel, i
 	$(BIN)/python -m build --outdir dist .
 
 .PHONY: bench
-bench: $(BUILT) $(VENV)/.extra-bench ## Measure gevpy, the floor and the nearest peers: 10 minutes
+bench: $(BUILT) $(VENV)/.extra-bench ## Measure gevpy, the floor, the nearest peers, TLS and Redis: 10 minutes
 	$(BIN)/python -m bench $(BENCH_ARGS)
 
 .PHONY: bench-quick

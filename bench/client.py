@@ -47,6 +47,8 @@ class Load:
     @property
     def title(self) -> str:
         """Return the name that tables and results use: `tcp 64 B, depth 1`."""
+        if self.mode == "redis":
+            return f"redis {self.work}, depth {self.depth}"
         if self.work != "echo":
             return f"{self.mode} {self.work}"
         many = f", {self.connections} connections" if self.connections > USUAL_CONNECTIONS else ""

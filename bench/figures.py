@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bench.client import Load
-from bench.servers import HANDED_OVER, TWO_WORKERS
-from bench.suites import WORKERS
+from bench.client import Load, format_size
+from bench.servers import HANDED_OVER, REDIS, REDIS_EXAMPLE, TWO_WORKERS
+from bench.suites import REDIS_LOADS, TLS, WORKERS
 
 if TYPE_CHECKING:
     from bench.results import Results
@@ -128,6 +128,16 @@ def _two_workers(load: Load) -> Ratio:
     return Ratio(what, "cpu_us", (TWO_WORKERS, load), ("gevpy", load), 1.1, low=0.9)
 
 
+def _tls(load: Load) -> Ratio:
+    what = f"TLS echo, {format_size(load.size)}: CPU by the floor's"
+    return Ratio(what, "cpu_us", ("gevpy", load), ("floor", load), 1.1)
+
+
+def _redis(load: Load) -> Ratio:
+    what = f"{load.title}, examples/redis_server.py: requests per second by redis-server's"
+    return Ratio(what, "per_s", (REDIS_EXAMPLE, load), (REDIS, load), 0.25, at_most=False)
+
+
 FIGURES: tuple[Figure, ...] = (
     _against_floor("raw TCP echo", "tcp", 1, 1.05),
     _against_floor("raw TCP echo", "tcp", 32, 1.25),
@@ -184,6 +194,8 @@ FIGURES: tuple[Figure, ...] = (
         "per s",
         at_most=False,
     ),
+    *(_tls(load) for load in TLS),
+    *(_redis(load) for load in REDIS_LOADS),
     Value("kill -9 of workers: failed connects that no worker had accepted", "kills: failed, never accepted", 0, ""),
     Value("reloads: failed connects", "reloads: failed", 0, ""),
     Value("worker start to ready, beyond importing the application", "start: beyond the import, s", 0.5, "s"),

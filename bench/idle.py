@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from bench.client import hold_idle
+from bench.server_cpu import cpu_seconds
 from bench.servers import SERVERS, Running, Unavailable, running
 
 if TYPE_CHECKING:
@@ -107,11 +108,3 @@ def measure_wheel(suite: Suite, cores: Cores) -> dict[str, float]:
         "wheel earliest": closed["min_since_send_s"] - timeout_s,
         "wheel latest": closed["max_since_receive_s"] - timeout_s,
     }
-
-
-def cpu_seconds(pid: int) -> float:
-    """Return the CPU time of a process in full resolution, through its POSIX CPU clock.
-
-    The clock's number is the kernel's ABI (`~pid << 3 | 2`); Python has `pthread_getcpuclockid` only.
-    """
-    return time.clock_gettime(~pid << 3 | 2)

@@ -12,8 +12,10 @@ from bench.client import LoadError, run_load
 from bench.idle import measure_idle, measure_wheel, wheel_seconds
 from bench.machine import Cores, busy_seconds, choose_cores, describe
 from bench.progress import Progress
+from bench.redis_load import run_redis_load
 from bench.results import Results, Sample, sample_of
 from bench.servers import SERVERS, Running, Unavailable, running
+from bench.tls_load import run_tls_load
 from bench.workers import worker_steps
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ __all__ = ["measure"]
 START_S = 0.6
 OVERHEAD_S = 0.45
 IDLE_S = 5.0
+CLIENTS = {"redis": run_redis_load, "tls": run_tls_load}
+"""Who makes the load, by its mode; `loadgen` where none is named."""
 
 
 def measure(suite: Suite) -> Results:
@@ -109,7 +113,8 @@ class _Run:
 
     def _sample(self, server: Running, load: Load, where: tuple[str, int]) -> Sample:
         began, busy = time.monotonic(), busy_seconds()
-        raw = run_load(
+        run = CLIENTS.get(load.mode, run_load)
+        raw = run(
             load,
             port=server.port,
             server_pids=server.pids,

@@ -23,10 +23,23 @@ from bench.client import BUILD, HERE, on_core
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["HANDED_OVER", "SERVERS", "TWO_WORKERS", "Running", "Server", "Unavailable", "running"]
+__all__ = [
+    "HANDED_OVER",
+    "REDIS",
+    "REDIS_EXAMPLE",
+    "SERVERS",
+    "TWO_WORKERS",
+    "Running",
+    "Server",
+    "Unavailable",
+    "running",
+]
 
 TWO_WORKERS = "gevpy, 2 workers"
 HANDED_OVER = "gevpy, 2 workers, least_connections"
+
+REDIS = "redis-server"
+REDIS_EXAMPLE = "gevpy, examples/redis_server.py"
 
 START_LIMIT_S = 15
 STOP_LIMIT_S = 5
@@ -163,6 +176,8 @@ _TCP = frozenset({"raw", "length_prefix", "line"})
 _ALL = _TCP | {"websocket"}
 _RAW = frozenset({"raw"})
 _WEBSOCKET = frozenset({"websocket"})
+_REDIS = frozenset({"redis"})
+_TLS = frozenset({"tls"})
 _PURE = {"GEVPY_PURE_PYTHON": "1"}
 _STDLIB = {"GEVPY_LOOP": "asyncio"}
 _UVLOOP = {"GEVPY_LOOP": "uvloop"}
@@ -171,14 +186,14 @@ _HAND_OVER = ("--workers=2", "--placement=least_connections")
 SERVERS: dict[str, Server] = {
     server.name: server
     for server in (
-        Server("gevpy", "gevpy_server", _ALL, environment=_UVLOOP, compiled=True),
-        Server("gevpy pure", "gevpy_server", _ALL, environment=_UVLOOP | _PURE),
+        Server("gevpy", "gevpy_server", _ALL | _TLS, environment=_UVLOOP, compiled=True),
+        Server("gevpy pure", "gevpy_server", _ALL | _TLS, environment=_UVLOOP | _PURE),
         Server("gevpy, asyncio loop", "gevpy_server", _ALL, environment=_STDLIB, compiled=True),
         Server("gevpy pure, asyncio loop", "gevpy_server", _ALL, environment=_STDLIB | _PURE),
         Server(TWO_WORKERS, "gevpy_server", _ALL, ("--workers=2",), _UVLOOP, compiled=True),
         Server(HANDED_OVER, "gevpy_server", _ALL, _HAND_OVER, _UVLOOP, compiled=True),
-        Server("floor", "floor", _TCP, ("--loop=uvloop",)),
-        Server("asyncio Protocol", "floor", _TCP, ("--loop=asyncio",)),
+        Server("floor", "floor", _TCP | _TLS, ("--loop=uvloop",)),
+        Server("asyncio Protocol", "floor", _TCP | _TLS, ("--loop=asyncio",)),
         Server("streams on uvloop", "streams", _TCP, ("--loop=uvloop",)),
         Server("streams on asyncio", "streams", _TCP, ("--loop=asyncio",)),
         Server("gevent", "gevent_server", _RAW),
@@ -188,6 +203,8 @@ SERVERS: dict[str, Server] = {
         Server("picows", "picows_server", _WEBSOCKET),
         Server("websockets", "websockets_server", _WEBSOCKET),
         Server("aiohttp", "aiohttp_server", _WEBSOCKET),
+        Server(REDIS, "redis_c", _REDIS),
+        Server(REDIS_EXAMPLE, "redis_example", _REDIS, environment=_UVLOOP, compiled=True),
     )
 }
 """Every server, by the name that tables and results use."""

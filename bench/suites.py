@@ -1,4 +1,4 @@
-"""What is measured: quick (a minute), default (ten at most), report (everyone, however long), loops, workers.
+"""What is measured: quick (a minute), default (ten at most), report (everyone), and some for one matter.
 
 A `Block` is a set of loads with one protocol and the servers that carry them. In every round all servers of a block
 are started afresh and take turns at each load, in short slices; the next round takes the opposite order. So what is
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from bench.client import Load
-from bench.servers import HANDED_OVER, TWO_WORKERS
+from bench.servers import HANDED_OVER, REDIS, REDIS_EXAMPLE, TWO_WORKERS
 from bench.workers import WorkerTasks
 
 if TYPE_CHECKING:
@@ -36,6 +36,9 @@ WEBSOCKET_BIG = (
 )
 ACCEPT = (Load(work="accept"),)
 WORKERS = tuple(Load(depth=depth, connections=100) for depth in (1, 32))
+
+TLS = tuple(Load("tls", size=size, connections=20) for size in (64, 16384))
+REDIS_LOADS = tuple(Load("redis", depth=16, work=work) for work in ("set", "get"))
 
 BUILDS = ("gevpy", "gevpy pure")
 LOOPS = ("gevpy, asyncio loop", "gevpy pure, asyncio loop")
@@ -143,6 +146,8 @@ DEFAULT = Suite(
         Block(WEBSOCKET_BIG, ("gevpy", "picows")),
         Block(WORKERS, ("gevpy", TWO_WORKERS)),
         Block(ACCEPT, ("gevpy", "floor", TWO_WORKERS, HANDED_OVER)),
+        Block(TLS, ("gevpy", "floor")),
+        Block(REDIS_LOADS, (REDIS_EXAMPLE, REDIS)),
     ),
     idle=(*_tcp_idle("gevpy", "floor"), *_WEBSOCKET_IDLE),
     idle_connections=8000,
@@ -166,6 +171,8 @@ REPORT = Suite(
         Block(WORKERS, ("gevpy", TWO_WORKERS)),
         Block(ACCEPT, (*BUILDS, *LOOPS, TWO_WORKERS, HANDED_OVER, "floor", *TCP_PEERS)),
         Block((Load("websocket", work="accept"),), ("gevpy", "picows", "websockets", "aiohttp")),
+        Block(TLS, (*BUILDS, "floor", "asyncio Protocol")),
+        Block(REDIS_LOADS, (REDIS_EXAMPLE, REDIS)),
     ),
     idle=(
         *_tcp_idle("gevpy", "gevpy pure", "floor", *TCP_PEERS),
@@ -210,4 +217,17 @@ WORKER_SUITE = Suite(
     workers=WorkerTasks(),
 )
 
-SUITES = {suite.name: suite for suite in (QUICK, DEFAULT, REPORT, LOOP_SUITE, WORKER_SUITE)}
+REDIS_SUITE = Suite(
+    name="redis",
+    rounds=7,
+    seconds=1.0,
+    blocks=(Block(REDIS_LOADS, (REDIS_EXAMPLE, REDIS)),),
+    idle=(),
+    idle_connections=0,
+    wheel_connections=0,
+    wheel_timeout_s=0,
+)
+
+TLS_SUITE = replace(REDIS_SUITE, name="tls", blocks=(Block(TLS, ("gevpy", "floor")),))
+
+SUITES = {suite.name: suite for suite in (QUICK, DEFAULT, REPORT, LOOP_SUITE, WORKER_SUITE, REDIS_SUITE, TLS_SUITE)}

@@ -16,6 +16,7 @@ import os
 import resource
 from typing import Any
 
+from bench.system.certificate import certificate_files
 from bench.system.serving import HOST, MAX_MESSAGE_BYTES, announce, arguments, unsupported
 
 try:
@@ -36,7 +37,7 @@ class Echo(gevpy.Handler):
 
 def make_protocol(name: str, *, deflate: bool) -> gevpy.Protocol:
     """Make the protocol called `name`."""
-    if name == "raw":
+    if name in ("raw", "tls"):
         return gevpy.RawProtocol()
     if name == "length_prefix":
         return gevpy.LengthPrefixedProtocol(max_frame_bytes=MAX_MESSAGE_BYTES)
@@ -73,8 +74,11 @@ def worker_pids() -> list[int]:
 async def main() -> None:
     """Serve until killed."""
     max_connections = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - DESCRIPTORS_SPARE
-    options = arguments("raw", "length_prefix", "line", "websocket")
+    options = arguments("raw", "length_prefix", "line", "websocket", "tls")
     extra: dict[str, Any] = {}
+    if options.protocol == "tls":
+        certificate, key = certificate_files()
+        extra["ssl"] = gevpy.TLS(cert=certificate, key=key)
     if options.idle_timeout_s is not None:
         extra["idle_timeout_s"] = options.idle_timeout_s
     if options.workers > 1:
