@@ -47,7 +47,7 @@ test: $(BUILT) $(VENV)/.extra-test ## Run the whole suite twice: compiled, then 
 
 .PHONY: soak
 soak: $(BUILT) $(VENV)/.extra-test ## Run the fault catalogue with its whole counts, compiled: half an hour
-	GEVPY_SOAK=1 $(BIN)/python -m pytest -m alone --timeout 900 --durations 20 $(PYTEST_ARGS)
+	GEVPY_SOAK=1 $(BIN)/python -m pytest tests/integration --timeout 900 --durations 20 $(PYTEST_ARGS)
 
 .PHONY: asan
 asan: $(VENV)/.extra-test ## Run the tests of the compiled modules under AddressSanitizer and UBSan: 3 minutes

@@ -37,10 +37,23 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
     return loop_factories()
 
 
+# Integration tests that wait more than they compute, and hold on a busy machine: they may run beside others.
+SOCIABLE = ("test_client_faults", "test_handshake_faults", "test_proxy_faults", "test_systemd", "test_worker_")
+SOLITARY = ("test_worker_floods", "test_worker_hangs")  # but these take times, too
+
+
+def wants_to_be_alone(item: pytest.Item) -> bool:
+    """Tell whether a test takes times and latencies: it wants the machine to itself."""
+    name = item.path.stem
+    if "integration" in item.path.parts:
+        return name.startswith(SOLITARY) or not name.startswith(SOCIABLE)
+    return "linear_time" in item.name
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what takes times and latencies: it wants the machine to itself."""
+    """Mark what wants to be alone."""
     for item in items:
-        if "integration" in item.path.parts or "linear_time" in item.name:
+        if wants_to_be_alone(item):
             item.add_marker(pytest.mark.alone)
 
 

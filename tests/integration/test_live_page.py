@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Browser, ConsoleMessage, Page, Request
 
-pytestmark = pytest.mark.timeout(600)  # an installation may be among it
+pytestmark = [
+    pytest.mark.timeout(600),  # an installation may be among it
+    pytest.mark.skipif(not gevpy.build_info().compiled, reason="nothing of the page is compiled: once is enough"),
+]
 
 REQUIRED = os.environ.get("CI") == "true" or os.environ.get("REQUIRE_BROWSER") == "1"
 PICTURE = ROOT / "docs" / "assets" / "live-page.png"
