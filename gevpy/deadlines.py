@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from gevpy.closing import CloseKind
 from gevpy.errors import FrameTimeout, WriteBufferFull
-from gevpy.kernel_queues import unacknowledged_bytes
+from gevpy.kernel_queues import unacknowledged_bytes, was_reset
 
 if TYPE_CHECKING:
     from gevpy.connection import ConnectionCore
@@ -23,7 +23,9 @@ LOOK_TICKS = 10  # how often output that waits is looked at: it has no event for
 
 def check_deadlines(conn: ConnectionCore, reactor: Reactor, now: int) -> None:
     """Act on the first thing that is overdue at tick ``now``, and have the rest looked at in time."""
-    if conn._closing and 0 <= conn.close_tick <= now:
+    if conn.is_held and was_reset(conn.fileno()):
+        conn._abort_with(CloseKind.PEER_RESET, ConnectionResetError("the peer has reset the connection"))
+    elif conn._closing and 0 <= conn.close_tick <= now:
         error = WriteBufferFull("output not flushed in time", actual=conn.write_buffer_length)
         conn._abort_with(CloseKind.CLOSED_LOCALLY, error)
     elif conn._busy and reactor.stall_ticks and _stalled(conn, reactor, now):
@@ -67,6 +69,8 @@ def _rearm(conn: ConnectionCore, reactor: Reactor, now: int) -> None:
         due.append(conn.close_tick)
     if conn._busy and reactor.stall_ticks:
         due.append(min(conn._stall_tick + reactor.stall_ticks, now + LOOK_TICKS))
+    if conn.is_held:
+        due.append(now + LOOK_TICKS)
     if conn.frame_due_tick() >= 0:
         due.append(conn.frame_due_tick())
     if conn._connected and reactor.idle_ticks:

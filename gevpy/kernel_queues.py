@@ -8,6 +8,7 @@ peer that doesn't read long after the descriptor is gone.
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
 from typing import Any
@@ -18,7 +19,7 @@ try:
 except ImportError:  # Windows: it has neither, and answers 0 below
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["discard_input", "reset_on_close", "unacknowledged_bytes", "unread_bytes"]
+__all__ = ["discard_input", "reset_on_close", "unacknowledged_bytes", "unread_bytes", "was_reset"]
 
 LINGER_0 = struct.pack("ii", 1, 0)  # on, and for 0 seconds
 DISCARD_READS = 16
@@ -33,6 +34,15 @@ def unread_bytes(fd: int) -> int:
 def unacknowledged_bytes(fd: int) -> int:
     """Count the output that the peer's kernel has not acknowledged; 0 where it can't be known."""
     return _ask(fd, "TIOCOUTQ")
+
+
+def was_reset(fd: int) -> bool:
+    """Tell whether the peer has reset the connection, which a loop that doesn't read isn't told; False if unknown."""
+    if fd < 0 or not hasattr(select, "poll"):
+        return False
+    poller = select.poll()
+    poller.register(fd, 0)  # errors are told without being asked for
+    return bool(poller.poll(0))
 
 
 def discard_input(fd: int) -> None:

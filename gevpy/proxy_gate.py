@@ -37,6 +37,8 @@ class TrustedProxies:
 
     def __init__(self, networks: Iterable[str]) -> None:
         """Read them."""
+        if isinstance(networks, str | bytes) or not hasattr(networks, "__iter__"):
+            raise ConfigError(f'trusted_proxies must be a list of networks, such as ["10.0.0.0/8"], not {networks!r}')
         try:
             self._networks = [ipaddress.ip_network(network) for network in networks]
         except ValueError as error:

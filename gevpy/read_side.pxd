@@ -14,6 +14,8 @@ cdef int BY_TURN
 cdef int BY_CONNECT
 cdef int BY_CLOSE
 cdef int BY_UPGRADE
+cdef int WATCHED
+cdef int LOOK_TICKS
 cdef Py_ssize_t MESSAGES_PER_TURN
 cdef int UNPACKET
 cdef int ON_MESSAGE

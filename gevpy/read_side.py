@@ -47,6 +47,9 @@ BY_TURN = 8
 BY_CONNECT = 16
 BY_CLOSE = 32
 BY_UPGRADE = 64
+WATCHED = BY_APPLICATION | BY_INBOX | BY_CONNECT  # may last for long
+
+LOOK_TICKS = 10  # between looks at whether the peer of one that isn't read is still there
 
 MESSAGES_PER_TURN = 1024  # then other connections get theirs
 
@@ -318,6 +321,8 @@ class ReadSide(WriteSide):
         if not self._paused and not self._lost and not self._eof:
             self._transport.pause_reading()
         self._paused |= cause
+        if cause & WATCHED and not self._lost:
+            self._host.arm(self, self._host.tick + LOOK_TICKS)  # nobody else would notice that the peer is gone
         self._frame_tick = -1  # the clock of a part frame stands while it is we who don't read
 
     def _resume(self, cause: int) -> None:

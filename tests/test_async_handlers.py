@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -377,3 +379,37 @@ async def test_asynchronous_hooks_all_run() -> None:
             await until(lambda: "on_writable" in calls)
             await soon(server.stop())
     assert calls == ["on_start", "on_connect", "on_message", "on_writable", "on_drain", "on_close", "on_stop"]
+
+
+@pytest.mark.parametrize("ordering", ["serial", "concurrent"])
+async def test_a_reset_is_noticed_while_the_queue_is_full(ordering: Any) -> None:
+    """Nobody reads then, and no loop tells: the handlers are cancelled all the same, and the place is free again."""
+
+    class Waiting(gevpy.Handler):
+        def __init__(self) -> None:
+            self.running = 0
+            self.full = asyncio.Event()
+            self.closed: asyncio.Future[gevpy.CloseReason] = asyncio.get_running_loop().create_future()
+
+        async def on_message(self, conn: gevpy.Connection, ctx: Any, data: bytes) -> None:
+            self.running += 1
+            self.full.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.running -= 1
+
+        def on_close(self, conn: gevpy.Connection, reason: gevpy.CloseReason) -> None:
+            self.closed.set_result(reason)
+
+    handler = Waiting()
+    options: dict[str, Any] = {"protocol": gevpy.LineProtocol(), "idle_timeout_s": None, "ordering": ordering}
+    async with gevpy.serve(handler, port=0, **options) as server:
+        with socket.create_connection(server.addresses[0]) as sock:  # type: ignore[arg-type]
+            sock.sendall(b"x\n" * 100)
+            await soon(handler.full.wait())
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        reason = await soon(handler.closed)
+        assert reason.kind is gevpy.CloseKind.PEER_RESET
+        assert handler.running == 0
+        assert server.connections == 0

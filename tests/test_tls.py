@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import ssl
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,6 @@ from tests.serving import DRAIN_S, Client, Recorder, drops, reactor_of, recordin
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from gevpy import Connection
 
@@ -102,7 +102,16 @@ def test_files_that_cannot_be_used_are_named(shelf: Shelf, fault: str) -> None:
         shelf.key.write_bytes(issued("another.test").key)
     with pytest.raises(ConfigError, match="cannot use the TLS files") as caught:
         server_context(shelf.tls)
-    assert str(shelf.cert) in str(caught.value)
+    assert str(shelf.key if fault == "missing" else shelf.cert) in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", ["server.pem", True, ("server.pem", "server.key")])
+def test_what_is_no_tls_is_told_so(wrong: Any) -> None:
+    """The obvious slips, on both sides."""
+    with pytest.raises(ConfigError, match=r"ssl must be a gevpy\.TLS"):
+        gevpy.serve(recording(), ssl=wrong)
+    with pytest.raises(ConfigError, match=r"ssl must be a gevpy\.TLS"):
+        client_context(wrong)
 
 
 def test_a_key_with_a_password_is_refused(shelf: Shelf) -> None:
@@ -584,7 +593,46 @@ async def test_the_certificate_is_chosen_by_name(shelf: Shelf) -> None:
         context.check_hostname = False
         async with await TlsClient.connect(server.addresses[0], context, None) as client:
             assert shown(client) == NAME
-    assert asked == ["b.test", "c.test", NAME, "b.test", None]
+        async with await TlsClient.connect(server.addresses[0], context, "B.Test") as client:
+            assert shown(client) == "b.test"
+    assert asked == ["b.test", "c.test", NAME, "b.test", None, "b.test"]
+
+
+async def test_a_names_bad_file_keeps_its_old_certificate(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
+    """A reload reads the files of names, too; one that can't be used costs nobody a handshake, and is told."""
+    named = shelf.named("b.test")
+    tls = TLS(cert=shelf.cert, key=shelf.key, sni=lambda name: named if name == "b.test" else None)
+    async with serving(recording(on_message=echo), ssl=tls) as server:
+        for content in (None, b"no PEM"):
+            if content is not None:
+                shelf.folder.joinpath("b.test.pem").write_bytes(content)
+                server.reload_tls()
+            async with await TlsClient.connect(server.addresses[0], shelf.client(), "b.test") as client:
+                assert shown(client) == "b.test"
+    assert "for a name, its old certificate stays" in caplog.text
+
+
+async def test_a_session_of_one_name_is_worth_nothing_under_another(shelf: Shelf) -> None:
+    """Resuming brings the certificate of the first handshake along, which the second name's authority never saw."""
+    named = shelf.named("b.test")
+    other = shelf.folder / "other-ca.pem"
+    other.write_bytes(authority("other").cert_pem.bytes())
+    strict = TLS(cert=named.cert, ca=other)
+    tls = TLS(cert=shelf.cert, key=shelf.key, ca=shelf.ca, sni=lambda name: strict if name == "b.test" else None)
+    context = shelf.client("good")
+
+    def visit(address: Any, name: str, session: ssl.SSLSession | None) -> tuple[bytes, ssl.SSLSession | None]:
+        plain = socket.create_connection(address, 10)
+        with plain, context.wrap_socket(plain, server_hostname=name, session=session) as sock:
+            sock.sendall(b"hello")
+            return sock.recv(5), sock.session
+
+    async with serving(recording(on_message=echo), ssl=tls) as server:
+        got, session = await asyncio.to_thread(visit, server.addresses[0], NAME, None)
+        assert got == b"hello"
+        with suppress(OSError):
+            got, _ = await asyncio.to_thread(visit, server.addresses[0], "b.test", session)
+            assert got == b""
 
 
 @pytest.mark.parametrize("fault", ["raises", "no_file", "nonsense"])
