@@ -206,6 +206,10 @@ def _decode(message_class: type[Message], payload: bytes, offset: int | None) ->
 def _by_name(types: Mapping[str, type[Message]] | Iterable[type[Message]]) -> dict[str, type[Message]]:
     if isinstance(types, Mapping):
         named = dict(types)
+    elif isinstance(types, type) or not hasattr(types, "__iter__"):
+        raise ConfigError(
+            f"types must be a list of message classes, or a table of them by name, not {types!r:.{SHOWN}}"
+        )
     else:
         classes = [_require_class(message_class) for message_class in types]
         named = {str(message_class.DESCRIPTOR.full_name): message_class for message_class in classes}

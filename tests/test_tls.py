@@ -27,6 +27,7 @@ from tests.serving import DRAIN_S, Client, Recorder, drops, reactor_of, recordin
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from gevpy import Connection
 

@@ -78,7 +78,7 @@ class MsgpackProtocol(Protocol):
             conn.protocol_state = (scanner, end) if left else None  # whoever is idle holds no scanner
             message = None, unpackb(buffer.read(end - begin))
         except ValueError as error:
-            raise ProtocolError(f"no MessagePack: {type(error).__name__}") from error
+            raise ProtocolError(f"no MessagePack: {str(error) or type(error).__name__}") from error
         buffer.scanned = left
         return message
 
