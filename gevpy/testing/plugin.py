@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Coroutine, Iterator
 
     from gevpy.handler import Handler
     from gevpy.protocol.base import Protocol
@@ -44,8 +44,10 @@ class ServerFactory:
         """Begin without servers."""
         self._running: list[tuple[asyncio.AbstractEventLoop, Server, float | None]] = []
 
-    async def __call__(self, handler: Handler, protocol: Protocol | None = None, **options: Any) -> Server:
-        """Serve ``handler``, and give the server once it listens.
+    def __call__(
+        self, handler: Handler, protocol: Protocol | None = None, **options: Any
+    ) -> Coroutine[Any, Any, Server]:
+        """Serve ``handler``; awaited, it gives the server once it listens.
 
         Args:
             handler: the application.
@@ -55,7 +57,15 @@ class ServerFactory:
         Raises:
             ConfigError: handler or options can't work.
             BindError: the address can't be had.
+            RuntimeError: the test is no ``async def``.
         """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            raise RuntimeError("gevpy_server serves on the test's own loop: make the test an async def") from None
+        return self._serve(handler, protocol, options)
+
+    async def _serve(self, handler: Handler, protocol: Protocol | None, options: dict[str, Any]) -> Server:
         from gevpy.serving import serve  # noqa: PLC0415 - nothing is loaded before it is used
 
         options.setdefault("port", 0)
