@@ -244,17 +244,23 @@ def test_the_factory_stops_what_it_started() -> None:
             return data
 
     factory = plugin.ServerFactory()
+
+    async def served(**options: Any) -> gevpy.Server:
+        return await factory(Echo(), **options)
+
     with asyncio.Runner() as runner:
-        one = runner.run(factory(Echo()))
-        runner.run(factory(Echo(), timeouts=gevpy.Timeouts(drain_s=1)))
+        one = runner.run(served())
+        runner.run(served(timeouts=gevpy.Timeouts(drain_s=1)))
         (address,) = one.addresses
         assert isinstance(address, tuple)
         factory.stop()
         with pytest.raises(ConnectionRefusedError), socket.create_connection(address[:2], 5):
             pass
-        two = runner.run(factory(Echo()))
+        two = runner.run(served())
         runner.run(two.stop())
     factory.stop()
+    with pytest.raises(RuntimeError, match="make the test an async def"):
+        factory(Echo())
 
 
 @pytest.mark.parametrize("has_asyncio", [True, False])
