@@ -260,7 +260,7 @@ def test_the_factory_stops_what_it_started() -> None:
         runner.run(two.stop())
     factory.stop()
     with pytest.raises(RuntimeError, match="make the test an async def"):
-        factory(Echo())
+        factory(Echo()).close()
 
 
 @pytest.mark.parametrize("has_asyncio", [True, False])
