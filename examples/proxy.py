@@ -1,5 +1,7 @@
 """A TCP proxy: client and server on one loop, each side slowed down to the speed of the other; both end together.
 
+A client that ends its side only, and waits for the answer, gets none: an end is an end here.
+
 Run it:   python examples/proxy.py --to tcp://127.0.0.1:1834 [--port 1833]
 """
 
@@ -21,7 +23,12 @@ class Proxy(gevpy.Handler):
 
     async def on_connect(self, conn: gevpy.Connection) -> None:
         """Connect to the target; nothing is read from the client before that."""
-        conn.context = await gevpy.connect(self.target)
+        try:
+            conn.context = await gevpy.connect(self.target)
+        except OSError as error:
+            print(error, flush=True)
+            conn.abort()
+            return
         conn.set("back", asyncio.create_task(self.pass_back(conn, conn.context)))
 
     async def on_message(self, conn: gevpy.Connection, ctx: object, data: bytes) -> None:

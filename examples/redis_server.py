@@ -261,6 +261,12 @@ def nil(conn: gevpy.Connection) -> Reply:
     return b"_\r\n" if conn.protocol is RESP3 else b"$-1\r\n"
 
 
+def table(conn: gevpy.Connection, *replies: Reply) -> Reply:
+    """Write keys and values, in turns: a map, or the list that stands for one."""
+    kind, count = (b"%", len(replies) // 2) if conn.protocol is RESP3 else (b"*", len(replies))
+    return b"%b%d\r\n%b" % (kind, count, b"".join(replies))
+
+
 def topic(channel: bytes) -> str:
     """Make a channel's name a topic's, which is short and has no control characters."""
     if len(channel) > MAX_CHANNEL:
@@ -274,6 +280,8 @@ class Store(gevpy.Handler):
     def __init__(self) -> None:
         self.values: dict[bytes, bytes] = {}
         self.deadlines: dict[bytes, float] = {}  # of those that expire
+        self.transactions: dict[gevpy.Connection, list[tuple[Callable[..., Any] | None, list[Any]]]] = {}
+        self.endings = (self.do_exec, self.do_discard, self.do_multi)
         self.commands: dict[bytes, tuple[Callable[..., Any], float, float]] = {}
         for name, method in inspect.getmembers(self, inspect.ismethod):
             if name.startswith("do_"):
@@ -289,16 +297,29 @@ class Store(gevpy.Handler):
     def on_message(self, conn: gevpy.Connection, ctx: object, data: list[Any]) -> Any:
         """Do one command; PUBLISH gives its reply later."""
         known = self.commands.get(data[0]) or self.commands.get(data[0].upper())
-        if known is None:
-            return error(f"unknown command {repr(data[0][:64])[1:]}")
-        method, least, most = known
-        if not least <= len(data) <= most:
-            return error(f"wrong number of arguments for {repr(data[0])[1:].lower()} command")
+        if known is None or not known[1] <= len(data) <= known[2]:
+            return self.refused(conn, data, is_known=known is not None)
+        method = known[0]
+        if self.transactions and conn in self.transactions and method not in self.endings:
+            self.transactions[conn].append((method, data))
+            return b"+QUEUED\r\n"
         data[0] = conn  # in its name's place
         try:
             return method(*data)
         except CommandError as failure:
             return error(failure)
+
+    def on_close(self, conn: gevpy.Connection, reason: gevpy.CloseReason) -> None:
+        """Forget its transaction."""
+        self.transactions.pop(conn, None)
+
+    def refused(self, conn: gevpy.Connection, data: list[bytes], *, is_known: bool) -> Reply:
+        """Say what is wrong with a command; a transaction that it was to be part of will not be done."""
+        if conn in self.transactions:
+            self.transactions[conn].append((None, data))
+        if not is_known:
+            return error(f"unknown command {repr(data[0][:64])[1:]}")
+        return error(f"wrong number of arguments for {repr(data[0])[1:].lower()} command")
 
     def sweep(self) -> None:
         """Drop what has expired."""
@@ -415,6 +436,10 @@ class Store(gevpy.Handler):
         left_s = self.deadlines.get(key, math.inf) - time.monotonic()
         return integer(-1 if left_s == math.inf else round(left_s))
 
+    def do_type(self, conn: gevpy.Connection, key: bytes) -> Reply:
+        """Tell the kind of a key: all are strings."""
+        return b"+string\r\n" if self.live(key) else b"+none\r\n"
+
     def do_keys(self, conn: gevpy.Connection, pattern: bytes) -> Reply:
         """List the keys that match."""
         return strings(*self.live_keys(pattern))
@@ -468,6 +493,40 @@ class Store(gevpy.Handler):
         conn.worker.publish(to, push)
         return integer(count)
 
+    # transactions
+
+    def do_multi(self, conn: gevpy.Connection) -> Reply:
+        """Begin to collect commands."""
+        if conn in self.transactions:
+            raise CommandError("MULTI calls can not be nested")
+        self.transactions[conn] = []
+        return OK
+
+    def do_discard(self, conn: gevpy.Connection) -> Reply:
+        """Forget what was collected."""
+        if self.transactions.pop(conn, None) is None:
+            raise CommandError("DISCARD without MULTI")
+        return OK
+
+    def do_exec(self, conn: gevpy.Connection) -> Reply:
+        """Do what was collected, with nobody in between; nothing of it, if one was no command."""
+        queue = self.transactions.pop(conn, None)
+        if queue is None:
+            raise CommandError("EXEC without MULTI")
+        if any(method is None for method, _ in queue):
+            return b"-EXECABORT Transaction discarded because of previous errors.\r\n"
+        return array(self.collected(conn, method, data) for method, data in queue)
+
+    def collected(self, conn: gevpy.Connection, method: Any, data: list[Any]) -> Reply:
+        """Do one command of a transaction."""
+        if method == self.do_publish:
+            return error("PUBLISH is not allowed in transactions")
+        try:
+            reply: Reply = method(conn, *data[1:])
+        except CommandError as failure:
+            return error(failure)
+        return reply
+
     # the connection
 
     def do_ping(self, conn: gevpy.Connection, text: bytes | None = None) -> Reply:
@@ -493,9 +552,7 @@ class Store(gevpy.Handler):
         reading = conn.protocol_state
         conn.protocol = VERSIONS[version]
         conn.protocol_state = reading  # commands that came along with this one
-        kind, count = (b"%", 2) if version == b"3" else (b"*", 4)  # a map, or what stands for one
-        facts = [bulk(b"server"), bulk(b"gevpy"), bulk(b"proto"), integer(int(version))]
-        return b"%b%d\r\n%b" % (kind, count, b"".join(facts))
+        return table(conn, bulk(b"server"), bulk(b"gevpy"), bulk(b"proto"), integer(int(version)))
 
     def do_client(self, conn: gevpy.Connection, what: bytes, *options: bytes) -> Reply:
         """Take note of nothing: clients tell their names and versions."""
@@ -507,7 +564,7 @@ class Store(gevpy.Handler):
 
     def do_config(self, conn: gevpy.Connection, what: bytes, *names: bytes) -> Reply:
         """Have no settings: redis-benchmark asks for two."""
-        return strings(*(text for name in names for text in (name, b"")))
+        return table(conn, *(bulk(text) for name in names for text in (name, b"")))
 
     def do_info(self, conn: gevpy.Connection, *sections: bytes) -> Reply:
         """Tell a little."""

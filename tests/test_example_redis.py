@@ -147,6 +147,7 @@ def store() -> EmbeddedConnection:
     return EmbeddedConnection(example.Store(), example.RESP2)
 
 
+NO_PUBLISH = b"PUBLISH is not allowed in transactions"
 NO_NUMBER = b"-ERR value is not an integer or out of range"
 MOST = b"9223372036854775807"
 
@@ -179,6 +180,15 @@ def wrong_count(name: bytes) -> bytes:
         (b"command docs;config get save;client setname me", b"*0;*2;$4;save;$0;;+OK"),
         (b"hello 4;hello 2", b"-NOPROTO unsupported protocol version;*4;$6;server;$5;gevpy;$5;proto;:2"),
         (b"ping;quit;ping", b"+PONG;+OK"),
+        (b"set k v;type k;type nope", b"+OK;+string;+none"),
+        (b"multi;set k v;incr k;get k;exec;get k", b"+OK;+QUEUED;+QUEUED;+QUEUED;*3;+OK;%b;$1;v;$1;v" % NO_NUMBER),
+        (b"multi;set k v;discard;get k;exec", b"+OK;+QUEUED;+OK;$-1;-ERR EXEC without MULTI"),
+        (
+            b"multi;set k v;nope;get;exec;get k",
+            b"+OK;+QUEUED;-ERR unknown command 'nope';%b;"
+            b"-EXECABORT Transaction discarded because of previous errors.;$-1" % wrong_count(b"get"),
+        ),
+        (b"multi;multi;publish a b;exec", b"+OK;-ERR MULTI calls can not be nested;+QUEUED;*1;-ERR %b" % NO_PUBLISH),
     ],
 )
 def test_commands_reply_as_redis_does(store: EmbeddedConnection, lines: bytes, replies: bytes) -> None:
@@ -303,6 +313,10 @@ def test_the_python_client_talks_to_it(protocol: int) -> None:
         assert client.info()["connected_clients"] >= 1
         with pytest.raises(redis.ResponseError, match="unknown command"):
             client.execute_command("NOPE")
+        with client.pipeline() as pipeline:  # a transaction
+            assert pipeline.set("t", 1).incr("t").get("t").execute() == [True, 2, b"2"]
+        assert client.delete("t") == 1
+        assert client.config_get("save") == {"save": ""}
         with client.pipeline(transaction=False) as pipeline:
             for number in range(2000):
                 pipeline.set(number, number)
