@@ -27,7 +27,7 @@ class Proxy(gevpy.Handler):
             conn.context = await gevpy.connect(self.target)
         except OSError as error:
             print(error, flush=True)
-            conn.abort()
+            conn.close()
             return
         conn.set("back", asyncio.create_task(self.pass_back(conn, conn.context)))
 
