@@ -41,6 +41,19 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
 SOCIABLE = ("test_client_faults", "test_handshake_faults", "test_proxy_faults", "test_systemd", "test_worker_")
 SOLITARY = ("test_worker_floods", "test_worker_hangs")  # but these take times, too
 
+# Nothing of what these are about is compiled: the compiled build's turn is enough, and the whole suite stays quick.
+ONCE = (
+    "test_live_page",
+    "test_systemd",
+    "test_worker_deaths",
+    "test_worker_drains",
+    "test_worker_floods",
+    "test_worker_hangs",
+    "test_worker_isolation",
+    "test_worker_reload",
+    "test_worker_start",
+)
+
 
 def wants_to_be_alone(item: pytest.Item) -> bool:
     """Tell whether a test takes times and latencies: it wants the machine to itself."""
@@ -51,10 +64,13 @@ def wants_to_be_alone(item: pytest.Item) -> bool:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what wants to be alone."""
+    """Mark what wants to be alone, and skip what one build's turn is enough for."""
+    is_pure = not gevpy.build_info().compiled
     for item in items:
         if wants_to_be_alone(item):
             item.add_marker(pytest.mark.alone)
+        if is_pure and item.path.stem in ONCE:
+            item.add_marker(pytest.mark.skip(reason="nothing of this is compiled: once is enough"))
 
 
 @pytest.fixture

@@ -28,10 +28,7 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Browser, ConsoleMessage, Page, Request
 
-pytestmark = [
-    pytest.mark.timeout(600),  # an installation may be among it
-    pytest.mark.skipif(not gevpy.build_info().compiled, reason="nothing of the page is compiled: once is enough"),
-]
+pytestmark = pytest.mark.timeout(600)  # an installation may be among it
 
 REQUIRED = os.environ.get("CI") == "true" or os.environ.get("REQUIRE_BROWSER") == "1"
 PICTURE = ROOT / "docs" / "assets" / "live-page.png"
