@@ -297,9 +297,11 @@ class Store(gevpy.Handler):
     def on_message(self, conn: gevpy.Connection, ctx: object, data: list[Any]) -> Any:
         """Do one command; PUBLISH gives its reply later."""
         known = self.commands.get(data[0]) or self.commands.get(data[0].upper())
-        if known is None or not known[1] <= len(data) <= known[2]:
-            return self.refused(conn, data, is_known=known is not None)
-        method = known[0]
+        if known is None:
+            return self.refused(conn, data, is_known=False)
+        method, least, most = known
+        if not least <= len(data) <= most:
+            return self.refused(conn, data, is_known=True)
         if self.transactions and conn in self.transactions and method not in self.endings:
             self.transactions[conn].append((method, data))
             return b"+QUEUED\r\n"
