@@ -87,7 +87,9 @@ def compile_c(source: Path, target: Path, *flags: str) -> None:
     if compiler is None:
         raise SystemExit("gcc is needed to build the load generator, and is not here")
     BUILD.mkdir(exist_ok=True)
-    subprocess.run([compiler, "-O2", *flags, "-o", target, source], check=True)
+    made = target.with_name(f"{target.name}.{os.getpid()}")  # nobody runs a half of it, and two may build at once
+    subprocess.run([compiler, "-O2", *flags, "-o", made, source], check=True)
+    made.replace(target)
 
 
 @contextlib.contextmanager

@@ -187,8 +187,8 @@ class Child:
         self._kill_in(kill_after_s)
 
     def kill(self, why: str, level: int = logging.ERROR) -> None:
-        """End the process at once. Idempotent."""
-        if not self._reaped and not self._killed:
+        """End the process at once, if there is one yet; who has it spawned looks after it then. Idempotent."""
+        if self.pid and not self._reaped and not self._killed:
             self._killed = True
             logger.log(level, "killing %r: %s", self, why)
             self.signal(signal.SIGKILL)

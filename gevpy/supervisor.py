@@ -104,6 +104,7 @@ class Supervisor:
         self._beat_s = beat_s(options.timeouts.blocked_s)  # what a worker told last may be so old
         self.rolling = Rolling(self, options)
         self._look_handle: asyncio.TimerHandle | None = None
+        self._looked_s = self._awake_s = 0.0
         self._tasks: set[asyncio.Task[Any]] = set()
 
     # -- what it knows -------------------------------------------------------------------------------
@@ -148,6 +149,7 @@ class Supervisor:
             self.slots[number] = Slot(number, sockets)
         for slot in self.slots.values():
             self._bring_up(slot)
+        self._looked_s = time.monotonic()
         self._look_handle = self._loop.call_later(LOOK_S, self._look)
         for child in self.children:
             await self.started(child)
@@ -234,6 +236,7 @@ class Supervisor:
         slot = self.slots.get(child.slot)
         child.ready = True
         if slot is None or child not in (slot.child, slot.next) or self.stopping:
+            child.leaving = False  # what it was told before it was spawned, it didn't hear
             child.drain("stop", 0, KILL_GRACE_S)
             return
         if child is slot.next:
@@ -311,8 +314,12 @@ class Supervisor:
     def _look(self) -> None:
         now = time.monotonic()
         blocked_s, start_s = self._options.timeouts.blocked_s, self._options.timeouts.start_s
+        limit_s = min((limit for limit in (blocked_s, start_s) if limit is not None), default=0.0)
+        if now - self._looked_s > LOOK_S + limit_s / 2:
+            self._awake_s = now  # we stood still: they may have told of their turns, or have stood still with us
+        self._looked_s = now
         for child in self.children:
-            silent_s, age_s = now - child.turned_s, now - child.started_s
+            silent_s, age_s = (now - max(since, self._awake_s) for since in (child.turned_s, child.started_s))
             if child.ready and blocked_s is not None and silent_s > blocked_s + self._beat_s:
                 child.end_blocked(silent_s)
             elif not child.ready and start_s is not None and age_s > start_s:

@@ -7,20 +7,25 @@ compiled and pure, is two runs of the whole suite: ``make test``.
 from __future__ import annotations
 
 import asyncio
+import os
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 import gevpy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# How long an example takes says more of the machine than of the code: what is to be fast has tests of its own.
-settings.register_profile("gevpy", deadline=None)
+# How long an example takes says more of the machine than of the code: what is to be fast has tests of its own. How
+# many are thrown away, or are too large, is chance: no reason to fail. New examples are looked for by the long runs;
+# what lands is held to the same ones each time.
+SOAK = os.environ.get("GEVPY_SOAK") == "1"
+CHANCE = (HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large)
+settings.register_profile("gevpy", deadline=None, suppress_health_check=CHANCE, derandomize=not SOAK)
 settings.load_profile("gevpy")
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import select
 import socket
+import struct
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["Peers", "black_hole", "listening", "refusing_port"]
 
 LISTENING = 128
-PENDING_S = 0.05  # a connection on loopback that isn't there by then waits for room
+TCP_INFO_BYTES = 104
+QUEUED_AT = 24  # tcpi_unacked and tcpi_sacked: with a listening socket, how many wait to be accepted, and how many may
 
 
 class Peers:
@@ -68,11 +69,13 @@ async def listening(port: int = 0) -> AsyncIterator[Peers]:
         yield Peers(sock, stack)
 
 
-def refusing_port() -> int:
-    """Give a port on which nobody listens."""
+@contextmanager
+def refusing_port() -> Iterator[int]:
+    """Give a port on which nobody listens, and that nobody else is given meanwhile; `listening` may come to it."""
     with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+        yield int(sock.getsockname()[1])
 
 
 @contextmanager
@@ -82,10 +85,13 @@ def black_hole() -> Iterator[int]:
         sock = stack.enter_context(socket.socket())
         sock.bind(("127.0.0.1", 0))
         sock.listen(0)
-        pending = False
-        while not pending:
-            filler = stack.enter_context(socket.socket())
-            filler.setblocking(False)
-            filler.connect_ex(sock.getsockname())
-            pending = not select.select((), (filler,), (), PENDING_S)[1]
+        while not _is_full(sock):
+            stack.enter_context(socket.create_connection(sock.getsockname()))
         yield int(sock.getsockname()[1])
+
+
+def _is_full(sock: socket.socket) -> bool:
+    """Tell whether the kernel takes no more connections for a listening socket: it drops who asks then."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
+    queued, most = struct.unpack_from("II", info, QUEUED_AT)
+    return bool(queued > most)

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["DEADLINE_S", "ROOT", "Program"]
 
 ROOT = Path(__file__).parents[1]
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0  # for what takes a second on an idle machine: an interpreter to start, say
 
 
 class Program:
@@ -43,6 +44,7 @@ class Program:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,  # a group of its own, whose members end with it
         )
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read)
@@ -61,8 +63,9 @@ class Program:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End it, if it still runs."""
-        self._process.kill()
+        """End it, if it still runs, and whatever it started."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._reader.join()
         assert self._process.stdout is not None, "it is a pipe"

@@ -163,6 +163,7 @@ def extensions(tree: Path) -> list[str]:
 
 @compiled_pass
 @pytest.mark.packaging
+@pytest.mark.timeout(240)  # compilers run
 class TestBuildModes:
     """``GEVPY_BUILD`` in a small tree of its own."""
 

@@ -123,7 +123,7 @@ async def test_a_life_from_spawn_to_exit(parent: Parent, caplog: pytest.LogCaptu
     assert child.leaving
     await parent.until_gone(child)
     assert (child.exit_code, child.how_it_ended, child.restart_reason) == (0, "exited with code 0", RestartReason.EXIT)
-    assert open_descriptors(os.getpid()) == before
+    assert open_descriptors(os.getpid()) <= before  # fewer, where the collector had something to do
     assert not kills(caplog)
 
 
@@ -195,6 +195,20 @@ async def test_one_that_is_gone_is_sent_no_signal(parent: Parent, caplog: pytest
     assert not kills(caplog)
 
 
+async def test_a_kill_before_it_is_spawned_does_not_spare_it_later(
+    parent: Parent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stop that comes while its process is being started must reach it afterwards: else nothing ever ends it."""
+    child = parent.child()
+    child.kill("too early")
+    child.load = WorkerLoad(3, 4_000_000)
+    sent: list[signal.Signals] = []
+    monkeypatch.setattr(child, "signal", sent.append)
+    child.kill("now")
+    assert sent == [signal.SIGKILL]
+    parent.children.clear()
+
+
 async def test_a_blocked_one_dumps_its_stacks_first(parent: Parent, caplog: pytest.LogCaptureFixture) -> None:
     """Then it is killed; the reason says so."""
     child = await parent.spawn(rogue_workers.deaf)
@@ -235,7 +249,7 @@ async def test_a_spawn_that_fails_leaves_nothing(parent: Parent, monkeypatch: py
     before = open_descriptors(os.getpid())
     with pytest.raises(OSError, match="temporarily unavailable"):
         await parent.spawn(rogue_workers.obedient)
-    assert open_descriptors(os.getpid()) == before
+    assert open_descriptors(os.getpid()) <= before  # fewer, where the collector had something to do
     parent.children.clear()
 
 
@@ -266,7 +280,7 @@ async def test_one_that_breaks_the_channel_is_killed(
     assert child.exit_code == -signal.SIGKILL
     (line,) = kills(caplog)
     assert line.startswith(f"killing {child!r}: {says}")
-    assert open_descriptors(os.getpid()) == before
+    assert open_descriptors(os.getpid()) <= before  # fewer, where the collector had something to do
     assert not [record for record in caplog.records if record.exc_info]
 
 
@@ -304,6 +318,7 @@ async def test_a_plain_beat_leaves_what_it_does_not_tell(parent: Parent) -> None
 async def test_a_bad_beat_changes_nothing(parent: Parent, caplog: pytest.LogCaptureFixture) -> None:
     """What was known stays known, and the worker is ended."""
     child = parent.child()
+    child.load = WorkerLoad(3, 4_000_000)
     before = child.snapshot
     turned = child.turned_s
     with caplog.at_level(logging.ERROR):

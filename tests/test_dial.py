@@ -117,8 +117,10 @@ def test_a_url_is_text() -> None:
 
 async def test_a_refusal_keeps_its_kind() -> None:
     """Who refuses is a ConnectionRefusedError with errno and URL, as asyncio's users expect."""
-    port = refusing_port()
-    with pytest.raises(ConnectionRefusedError, match=f"tcp://127.0.0.1:{port}: Connection refused") as caught:
+    with (
+        refusing_port() as port,
+        pytest.raises(ConnectionRefusedError, match=f"tcp://127.0.0.1:{port}: Connection refused") as caught,
+    ):
         await soon(dial(Target("tcp", "127.0.0.1", port), None))
     assert caught.value.errno == errno.ECONNREFUSED
 
@@ -172,14 +174,14 @@ async def test_a_full_unix_socket_is_waited_for() -> None:
 
 async def test_a_socket_connected_to_itself_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody listens, and the kernel gives us the wanted port: TCP connects the socket to itself; we don't."""
-    port = refusing_port()
 
     def bind(sock: socket.socket, user_timeout_s: float | None) -> None:
         tune(sock, user_timeout_s)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # beside the one that keeps the port for us
         sock.bind(("127.0.0.1", port))
 
     monkeypatch.setattr(dialing, "tune", bind)
-    with pytest.raises(ConnectionRefusedError, match="refused"):
+    with refusing_port() as port, pytest.raises(ConnectionRefusedError, match="refused"):
         await soon(dial(Target("tcp", "127.0.0.1", port), None))
 
 
@@ -212,8 +214,10 @@ async def test_the_next_address_is_tried_at_once_after_a_failure(
     """An address that refuses costs no time."""
     monkeypatch.setattr(dialing, "STAGGER_S", 1000.0)
     async with listening() as peers:
-        resolves(refusing_port(), peers.port)
-        with await soon(dial(Target("tcp", "both", 1), None)) as sock:
+        with refusing_port() as port:
+            resolves(port, peers.port)
+            sock = await soon(dial(Target("tcp", "both", 1), None))
+        with sock:
             assert sock.getpeername()[1] == peers.port
 
 
@@ -233,7 +237,6 @@ async def test_the_next_address_is_tried_beside_one_that_is_silent(
 async def test_all_reasons_are_told(resolves: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     """Where all addresses fail, the error is of the first one's kind and tells all reasons."""
     attempt = dialing._dial_tcp
-    port = refusing_port()
     unreachable = OSError(errno.EHOSTUNREACH, "no route")
 
     async def dial_tcp(address: dialing.Address, user_timeout_s: float | None) -> socket.socket:
@@ -242,9 +245,10 @@ async def test_all_reasons_are_told(resolves: Callable[..., None], monkeypatch: 
         return await attempt(address, user_timeout_s)
 
     monkeypatch.setattr(dialing, "_dial_tcp", dial_tcp)
-    resolves(port, 1)
-    with pytest.raises(ConnectionRefusedError, match=r"tcp://both:2: Connection refused; No route to host"):
-        await soon(dial(Target("tcp", "both", 2), None))
+    with refusing_port() as port:
+        resolves(port, 1)
+        with pytest.raises(ConnectionRefusedError, match=r"tcp://both:2: Connection refused; No route to host"):
+            await soon(dial(Target("tcp", "both", 2), None))
 
 
 async def test_the_second_to_come_in_is_closed(resolves: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:

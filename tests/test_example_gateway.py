@@ -87,7 +87,7 @@ def test_devices_log_in_and_send_readings(peers: contextlib.ExitStack) -> None:
         device.log_in(b"sensor-1")
         program.expect("sensor-1 came, from 127")
         device.send(b"R21.5", b"R 22", b"R-3e2")
-        program.expect(r"devices: 1, readings: [1-9][\d.]* per second")
+        program.expect(r"devices: 1, readings: (?!0\.0 )[\d.]+ per second")
         device.sock.close()
         program.expect("sensor-1 left after 3 readings: peer_closed")
         program.expect(r"devices: 0, readings: 0\.0 per second")
@@ -123,7 +123,7 @@ def test_a_login_ends_the_devices_connection_before(peers: contextlib.ExitStack)
 
 def test_the_quiet_are_pinged_and_the_silent_closed(peers: contextlib.ExitStack) -> None:
     """Who answers stays, past the time after which who doesn't is closed; pings don't count as life."""
-    idle_s = 2.0
+    idle_s = 4.0  # a machine that stalls may hold up the pongs for some of it
     with gateway(ping="0.1", idle=str(idle_s)) as (program, port, _):
         lives, silent = connect(peers, port), connect(peers, port)
         before = time.monotonic()

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.integration.harness import resident_bytes, wait_until
@@ -86,14 +87,15 @@ def test_proxy_passes_both_ways_and_ends_both() -> None:
 
 def test_proxy_says_who_cannot_be_reached() -> None:
     """A target that refuses closes the client, says why, and the proxy goes on."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        nobody = sock.getsockname()[1]
-    with Program("examples/proxy.py", "--port", "0", "--to", f"tcp://127.0.0.1:{nobody}") as program:
-        port = int(program.expect(r"nc 127\.0\.0\.1 (\d+)")[1])
-        with connect(port) as client:
-            assert client.recv(1) == b""
-        program.expect(f"cannot connect to tcp://127.0.0.1:{nobody}: Connection refused")
-        assert program.stop() == 0
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        nobody = f"tcp://127.0.0.1:{reserved.getsockname()[1]}"
+        with Program("examples/proxy.py", "--port", "0", "--to", nobody) as program:
+            port = int(program.expect(r"nc 127\.0\.0\.1 (\d+)")[1])
+            with connect(port) as client:
+                assert client.recv(1) == b""
+            program.expect(f"cannot connect to {nobody}: Connection refused")
+            assert program.stop() == 0
 
 
 def test_proxy_is_as_slow_as_the_slower_side() -> None:
@@ -170,10 +172,20 @@ def test_chat_passes_lines_on_and_ends_at_the_end_of_input() -> None:
         assert ann.stdout.read() == b""
 
 
+def lasting_port() -> int:
+    """Give a free port that the kernel gives to nobody by itself, so that it is still free after a while."""
+    first_given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split()[0])
+    start = 1024 + os.getpid() * 61 % max(1, first_given - 1024 - 100)  # another one for who runs beside us
+    for port in range(start, start + 100):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError("no port is free")
+
+
 def test_chat_comes_back_when_the_server_was_away() -> None:
     """The server goes and comes again on its port: who had joined is there again by itself."""
     with contextlib.ExitStack() as stack:
-        with example("chat") as (_, port):
+        with example("chat", "--port", str(lasting_port())) as (_, port):
             ann = stack.enter_context(joined(port, "ann"))
             assert ann.stdin is not None
             with connect(port) as bare:
@@ -202,9 +214,9 @@ def test_protobuf_client_talks_to_its_server() -> None:
 
 def test_protobuf_client_says_when_nobody_answers() -> None:
     """Without a server it ends with one line."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port = sock.getsockname()[1]
-    with Program("examples/protobuf_client.py", "--port", str(port)) as client:
-        assert client.wait() == 1
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        with Program("examples/protobuf_client.py", "--port", str(reserved.getsockname()[1])) as client:
+            assert client.wait() == 1
     assert "is examples/protobuf_server.py running" in client.output
     assert client.output.count("\n") == 1

@@ -129,30 +129,31 @@ async def test_connects_again_and_again() -> None:
 @pytest.mark.usefixtures("soon_again")
 async def test_comes_back_when_the_server_does() -> None:
     """A server that closes, is away for some attempts, and listens again, is found again."""
-    async with listening() as peers:
-        url, port = peers.url, peers.port
-        clients = aiter(connect(url, protocol=LINES))
-        client = await soon(anext(clients))
-        (await peers.take()).close()
-        assert [line async for line in client] == []
-    coming = asyncio.ensure_future(anext(clients))
-    await turns(20)
-    assert not coming.done()
-    async with listening(port) as peers:
-        client = await soon(coming)
-        peer = await peers.take()
-        await peer.send(b"back\n")
-        assert await soon(client.recv()) == b"back"
-        await soon(clients.aclose())
-        assert client.closed
+    with refusing_port() as port:
+        async with listening(port) as peers:
+            clients = aiter(connect(peers.url, protocol=LINES))
+            client = await soon(anext(clients))
+            (await peers.take()).close()
+            assert [line async for line in client] == []
+        coming = asyncio.ensure_future(anext(clients))
+        await turns(20)
+        assert not coming.done()
+        async with listening(port) as peers:
+            client = await soon(coming)
+            peer = await peers.take()
+            await peer.send(b"back\n")
+            assert await soon(client.recv()) == b"back"
+            await soon(clients.aclose())
+            assert client.closed
 
 
 @pytest.mark.usefixtures("soon_again")
 async def test_gives_up_with_the_last_error(caplog: pytest.LogCaptureFixture) -> None:
     """After ``attempts`` failures in a row the last error is raised; those before are logged, at most one a while."""
-    url = f"tcp://127.0.0.1:{refusing_port()}"
-    with caplog.at_level(logging.WARNING), pytest.raises(ConnectionRefusedError, match=url):
-        await first(connect(url, attempts=5))
+    with refusing_port() as port, caplog.at_level(logging.WARNING):
+        url = f"tcp://127.0.0.1:{port}"
+        with pytest.raises(ConnectionRefusedError, match=url):
+            await first(connect(url, attempts=5))
     (record,) = caplog.records
     assert record.name == "gevpy.client"
     text = f"cannot connect to {url}: Connection refused; the next attempt (2) follows in 0.0 s"
@@ -220,11 +221,12 @@ async def test_a_cancelled_wait_is_over_at_once(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(reconnect, "FIRST_S", 10_000.0)
 
     async def forever() -> None:
-        async for _ in connect(f"tcp://127.0.0.1:{refusing_port()}"):
+        async for _ in connect(f"tcp://127.0.0.1:{port}"):
             pytest.fail("nobody is there")
 
-    task = asyncio.ensure_future(forever())
-    await until(lambda: connecting.log._last)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await soon(task)
+    with refusing_port() as port:
+        task = asyncio.ensure_future(forever())
+        await until(lambda: connecting.log._last)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await soon(task)

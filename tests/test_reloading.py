@@ -5,15 +5,14 @@ from __future__ import annotations
 import signal
 import socket
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from gevpy.cli import main
+from tests.integration.harness import wait_until
+from tests.integration.tree_procs import children_of, is_running
 from tests.programs import DEADLINE_S, Program
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytest.importorskip("watchfiles", reason="watchfiles, of the extra gevpy[reload], is not here")
 
@@ -26,6 +25,18 @@ class Tell(gevpy.Handler):
 """
 
 
+def write(folder: Path, text: str) -> None:
+    """Change the application in one step: half a file is a change, too, for who watches."""
+    half = folder / "app.half"
+    half.write_text(text, encoding="utf-8")
+    half.replace(folder / "app.py")
+
+
+def watches(pid: int) -> bool:
+    """Tell whether a process watches files: until then it hears of no change."""
+    return any("inotify wd:" in path.read_text(encoding="ascii") for path in Path(f"/proc/{pid}/fdinfo").iterdir())
+
+
 def served(program: Program) -> bytes:
     """Wait until it serves, and give what it answers."""
     port = int(program.expect(r" on 127\.0\.0\.1:(\d+)")[1])
@@ -36,16 +47,18 @@ def served(program: Program) -> bytes:
 
 def test_a_change_starts_it_again(tmp_path: Path) -> None:
     """What was written last is served; a program that can't be imported is no end, the next change mends it."""
-    source = tmp_path / "app.py"
-    source.write_text(APP.format("one"))
+    write(tmp_path, APP.format("one"))
     with Program("-m", "gevpy", "run", "app:Tell", "--port", "0", "--reload", cwd=tmp_path) as program:
         assert served(program) == b"one"
-        source.write_text(APP.format("two, and longer"))
+        pid = program._process.pid
+        wait_until(lambda: watches(pid), "it watches the directory", DEADLINE_S)
+        write(tmp_path, APP.format("two, and longer"))
         program.expect("app.py changed: starting again")
         assert served(program) == b"two, and longer"
-        source.write_text("import gevpy, oops\n")
+        write(tmp_path, "import gevpy, oops\n")
         program.expect("importing app failed: ModuleNotFoundError: No module named 'oops'")
-        source.write_text(APP.format("three"))
+        wait_until(lambda: not any(map(is_running, children_of(pid))), "the server has ended", DEADLINE_S)
+        write(tmp_path, APP.format("three"))
         assert served(program) == b"three"
         assert program.stop(signal.SIGINT) == 0
     assert "Traceback" not in program.output

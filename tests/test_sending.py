@@ -456,8 +456,8 @@ async def test_a_stalled_write_is_given_up() -> None:
     handler = Recorder()
     timeouts = Timeouts(write_stall_s=0.2, drain_s=DRAIN_S)
     async with stalled(handler, timeouts=timeouts) as (_, _client, conn):
-        conn.send(FILL)
         begun = asyncio.get_running_loop().time()
+        conn.send(FILL)
         reason = await handler.reason()
         assert reason.kind is CloseKind.WRITE_STALL
         assert asyncio.get_running_loop().time() - begun >= 0.2

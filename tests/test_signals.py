@@ -15,6 +15,7 @@ import pytest
 import gevpy
 from gevpy import CloseKind
 from tests.serving import (
+    DEADLINE_S,
     MORE_THAN_THE_KERNEL_TAKES,
     Client,
     Recorder,
@@ -68,7 +69,7 @@ async def awaited(handler: Recorder, **options: Any) -> AsyncIterator[asyncio.Ta
         yield task
     finally:
         task.cancel()
-        await asyncio.wait([task], timeout=3)
+        await asyncio.wait([task], timeout=DEADLINE_S)
 
 
 @pytest.mark.parametrize("number", STOPPING)

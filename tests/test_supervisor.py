@@ -205,6 +205,73 @@ def test_without_a_live_worker_nothing_is_waited_for(grove: Grove) -> None:
     assert len(grove.supervisor.live) == 1
 
 
+def test_time_in_which_the_supervisor_stood_still_does_not_count(make_grove: Callable[..., Grove]) -> None:
+    """Its workers stood still with it, or turned unheard: only for what they do after that are they ended."""
+    grove = make_grove(timeouts=gevpy.Timeouts(start_s=10.0, blocked_s=2.0))
+    first, second = grove.start(ready=False)
+    first.get_ready()
+    grove.loop.advance(60.0)
+    assert not first.is_killed
+    assert not second.is_killed
+    second.get_ready()
+    grove.advance(1.5)
+    first.beat()
+    grove.advance(1.0)
+    first.beat()
+    assert not first.is_killed
+    grove.advance(1.0)
+    assert second.is_killed
+    grove.advance(1.0)
+    assert not first.is_killed
+    grove.advance(1.0)
+    assert first.is_killed
+
+
+@pytest.fixture
+def gate(grove: Grove, monkeypatch: pytest.MonkeyPatch) -> Callable[[], asyncio.Future[None]]:
+    """Make spawns wait from now on, until the future that this gives is done."""
+
+    def hold() -> asyncio.Future[None]:
+        held: asyncio.Future[None] = grove.loop.create_future()
+        spawn = Sapling.spawn
+
+        async def late(self: Sapling, *arguments: Any) -> None:
+            await held
+            await spawn(self, *arguments)
+
+        monkeypatch.setattr(Sapling, "spawn", late)
+        return held
+
+    return hold
+
+
+def test_a_stop_reaches_who_is_being_spawned(grove: Grove, gate: Callable[[], asyncio.Future[None]]) -> None:
+    """It is killed once it is there: it heard nothing of the stop, which would wait for it for ever."""
+    grove.start()
+    held = gate()
+    grove.call(grove.supervisor.add_worker, ())
+    stopping = grove.loop.create_task(grove.supervisor.stop(30.0))
+    grove.loop.settle()
+    held.set_result(None)
+    grove.loop.settle()
+    assert grove.newest.is_killed
+    for sapling in grove.saplings:
+        sapling.die()
+    grove.run(stopping)
+
+
+def test_a_removal_reaches_who_is_being_spawned(grove: Grove, gate: Callable[[], asyncio.Future[None]]) -> None:
+    """It is told to go once it can hear."""
+    grove.start()
+    held = gate()
+    grove.call(grove.supervisor.add_worker, ())
+    grove.call(grove.supervisor.remove_worker)
+    held.set_result(None)
+    grove.loop.settle()
+    grove.newest.get_ready()
+    assert grove.newest.told(Drain)[-1] == Drain("stop", 0, patient=False)
+
+
 def test_restarts_are_counted_by_reason(make_grove: Callable[..., Grove]) -> None:
     """Signal, exit, start, blocked: each where it belongs."""
     grove = make_grove(timeouts=gevpy.Timeouts(blocked_s=2.0))

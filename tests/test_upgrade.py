@@ -12,7 +12,18 @@ import pytest
 import gevpy
 from gevpy import CloseKind, ConnectionClosed, HandshakeError, LineProtocol, ProtocolError, RawProtocol, Timeouts
 from tests.certificates import NAME, Shelf, TlsClient, client_hello
-from tests.serving import DRAIN_S, Client, Recorder, reactor_of, serving, soon, turns, until
+from tests.serving import (
+    DRAIN_S,
+    MORE_THAN_THE_KERNEL_TAKES,
+    Client,
+    Recorder,
+    reactor_of,
+    serving,
+    soon,
+    stalled,
+    turns,
+    until,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -66,6 +77,19 @@ class Upgrading(Recorder):
     async def outcome(self) -> BaseException | None:
         """Wait for what came of an upgrade."""
         return await soon(self.upgrades.get())
+
+
+class Impatient(Upgrading):
+    """Has a timeout of its own around the upgrade, that runs out when the test says so."""
+
+    async def upgrade(self, conn: Connection) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(None) as self.patience:
+                await super().upgrade(conn)
+
+    def give_up(self) -> None:
+        """Have the time run out."""
+        self.patience.reschedule(asyncio.get_running_loop().time())
 
 
 @asynccontextmanager
@@ -335,15 +359,9 @@ async def test_what_waits_for_the_handshake_is_told_of_its_end(shelf: Shelf) -> 
 
 async def test_an_upgrade_can_be_cancelled(shelf: Shelf) -> None:
     """A handler's own timeout around start_tls: the connection can't go on, and ends."""
-
-    class Impatient(Upgrading):
-        async def upgrade(self, conn: Connection) -> None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(0.2):
-                    await super().upgrade(conn)
-
     handler = Impatient(shelf.tls)
     async with asked(handler) as (_, plain, _conn):
+        handler.give_up()
         assert isinstance(await handler.outcome(), asyncio.CancelledError)
         assert (await handler.reason()).kind is CloseKind.HANDSHAKE_FAILED
         await plain.until_gone()
@@ -351,20 +369,20 @@ async def test_an_upgrade_can_be_cancelled(shelf: Shelf) -> None:
 
 async def test_an_upgrade_cancelled_before_the_handshake_leaves_the_connection_open(shelf: Shelf) -> None:
     """As long as only old output is awaited, nothing has changed: the connection reads on in the clear."""
-    big = bytes(4 * BIG)
+    big = bytes(MORE_THAN_THE_KERNEL_TAKES)
 
-    class Impatient(Upgrading):
+    class Flooding(Impatient):
         async def upgrade(self, conn: Connection) -> None:
             conn.protocol = RawProtocol()
             conn.send(big)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(0.2):
-                    await super().upgrade(conn)
+            await super().upgrade(conn)
 
-    handler = Impatient(shelf.tls)
-    async with serving(handler, protocol=LineProtocol()) as server, await Client.connect(server.addresses[0]) as plain:
-        conn = await handler.conn()
+    handler = Flooding(shelf.tls)
+    async with stalled(handler, protocol=LineProtocol()) as (_, plain, conn):
         await plain.send(b"starttls\n")
+        await soon(handler.began.wait())
+        await turns(5)
+        handler.give_up()
         assert isinstance(await handler.outcome(), asyncio.CancelledError)
         assert await plain.read(9 + len(big) + 4) == b"go ahead\n" + big + b"done"
         await plain.send(b"still")

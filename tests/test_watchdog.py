@@ -936,13 +936,15 @@ def test_a_watchdog_stops_at_once_and_for_good() -> None:
     dog = Watchdog(None, stamp=time.monotonic, thread_id=0, on_blocked=print)
     dog.stop()
     dog = Watchdog(None, stamp=time.monotonic, thread_id=0, on_blocked=print)
+    before = set(threading.enumerate())
     dog.start()
-    assert [thread.daemon for thread in threading.enumerate() if thread.name == "gevpy watchdog"] == [True]
+    (thread,) = (each for each in threading.enumerate() if each not in before)
+    assert (thread.name, thread.daemon) == ("gevpy watchdog", True)
     with pytest.raises(RuntimeError):
         dog.start()
     dog.stop()
     dog.stop()
-    assert "gevpy watchdog" not in [thread.name for thread in threading.enumerate()]
+    assert not thread.is_alive()
 
 
 def test_a_block_that_goes_on_at_the_stop_is_reported() -> None:

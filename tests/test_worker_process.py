@@ -265,6 +265,7 @@ async def test_it_serves_what_is_handed_over_and_tells_when_it_is_gone() -> None
     async with working(handler) as site:
         clients = [await hand_over(site) for _ in range(5)]
         conns = [await handler.conn() for _ in clients]
+        await site.wait(Taken, 5)
         assert len(site.said(Taken)) == 5
         assert {conn.peer_addr for conn in conns} == {client.address for client in clients}
         await until(lambda: site.said(Open) and site.said(Open)[-1].connections == 5)

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -57,9 +57,19 @@ def answering(answer: Callable[[bytes], bytes]) -> Iterator[int]:
     assert not thread.is_alive()
 
 
-def run(port: int) -> dict[str, object]:
+def run(port: int, seconds: float = SECONDS) -> dict[str, object]:
     """Put a small load on a port."""
-    return run_load(LOAD, port=port, server_pids=[1], seconds=SECONDS, core=None)
+    return run_load(LOAD, port=port, server_pids=[os.getpid(), 1], seconds=seconds, core=None)
+
+
+def measured(answer: Callable[[bytes], bytes], enough: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+    """Put a load on a server for longer and longer, until it has done enough: a machine may stall for a short one."""
+    for seconds in (SECONDS, 0.5, 5.0):
+        with answering(answer) as port:
+            found: dict[str, Any] = run(port, seconds)
+        if enough(found):
+            break
+    return found
 
 
 def refused(*arguments: str) -> str:
@@ -71,14 +81,12 @@ def refused(*arguments: str) -> str:
 
 def test_an_honest_echo_is_counted() -> None:
     """Nothing is wrong with a server that sends back what it got."""
-    with answering(lambda data: data) as port:
-        assert run(port)["count"] > 0  # type: ignore[operator]
+    assert measured(lambda data: data, lambda found: found["count"])["count"] > 0
 
 
 def test_the_cpu_of_each_process_is_told() -> None:
     """One figure for each process that was asked for, in that order; they add up to the total."""
-    with answering(lambda data: data) as port:
-        answer = run_load(LOAD, port=port, server_pids=[os.getpid(), 1], seconds=SECONDS, core=None)
+    answer = measured(lambda data: data, lambda found: found["server_cpu_each_ns"][0])
     mine, another = answer["server_cpu_each_ns"]
     assert mine > 0
     assert mine + another == answer["server_cpu_ns"]
@@ -118,8 +126,8 @@ def test_the_echo_of_an_earlier_message_is_noticed() -> None:
         batches.append(data)
         return batches[0]
 
-    with answering(first_again) as port, pytest.raises(LoadError, match="wrong bytes"):
-        run(port)
+    with pytest.raises(LoadError, match="wrong bytes"):
+        measured(first_again, lambda _: len(batches) > 1)
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "0.0.0.0", "128.0.0.1", "2001:db8::1", "::", "localhost"])

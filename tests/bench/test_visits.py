@@ -111,8 +111,8 @@ def test_a_visit_without_its_echo_is_a_failure(answer: Callable[[socket.socket, 
 
 def test_a_refused_connect_is_a_failure() -> None:
     """Nobody listens: no worker can have accepted it."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    report = visit(port, 1)
+    with socket.socket() as reserved:  # and nobody else can: it is bound
+        reserved.bind(("127.0.0.1", 0))
+        report = visit(reserved.getsockname()[1], 1)
     assert report.visits == len(report.failures) >= 1
     assert {failure.peer for failure in report.failures} == {""}

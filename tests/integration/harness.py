@@ -52,9 +52,11 @@ __all__ = [
 SOAK = os.environ.get("GEVPY_SOAK") == "1"  # the whole counts of the catalogue instead of those for CI
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = Path(__file__).with_name("fault_server.py")
-PATIENCE_S = 8.0  # for what should take milliseconds: only a hang takes so long
+PATIENCE_S = 9.0  # for what should take milliseconds: a stalled machine may take seconds; less than close_s
+START_S = 30.0  # for a process to start or to end
 POLL_S = 0.005
 LONG_DELAY_S = 0.02
+LOG_PERIOD_S = 5.0  # of `gevpy.log_limit`
 FAULTS = ("Traceback", "never retrieved", "never awaited", "Exception in callback", "Fatal error")
 LINGER_RESET = struct.pack("ii", 1, 0)
 
@@ -232,6 +234,7 @@ class FaultServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._buffer = b""
         self._exit_stack = ExitStack()
+        self._started = 0.0
         self.port = 0
         self.first_descriptors = 0
 
@@ -248,6 +251,7 @@ class FaultServer:
 
     def __enter__(self) -> Self:
         """Start it; return when it listens."""
+        self._started = time.monotonic()
         log = self._exit_stack.enter_context(self.log_path.open("wb"))
         environment = {
             **os.environ,
@@ -261,7 +265,7 @@ class FaultServer:
             )
         )
         try:
-            self.port = self._read_line()["port"]
+            self.port = self._read_line(START_S)["port"]
         except BaseException:
             self._end()
             raise
@@ -277,7 +281,7 @@ class FaultServer:
             if kind is None:
                 self._check_nothing_left()
                 self.ask("stop")
-                assert self.process.wait(PATIENCE_S) == 0, f"exit code {self.process.returncode}\n{self.log()}"
+                assert self.process.wait(START_S) == 0, f"exit code {self.process.returncode}\n{self.log()}"
                 if not self._faults_expected:
                     self.check_log()
         finally:
@@ -287,7 +291,7 @@ class FaultServer:
         """Have a first connection come and go: uvloop opens a descriptor with it that it keeps."""
         with Crowd(self.port) as crowd:
             crowd.join()
-            self.wait_for(1)
+            wait_until(lambda: self.report()["opened"], "the first connection")  # it may be idle, and gone, by then
         self.wait_for(0)
 
     def _end(self) -> None:
@@ -322,9 +326,9 @@ class FaultServer:
         assert pipe is not None, "both ends were asked for"
         return pipe
 
-    def _read_line(self) -> Any:
+    def _read_line(self, within_s: float = PATIENCE_S) -> Any:
         fd = self._pipe(self.process.stdout).fileno()
-        end = time.monotonic() + PATIENCE_S
+        end = time.monotonic() + within_s
         while b"\n" not in self._buffer:
             ready, _, _ = select.select([fd], (), (), max(0.0, end - time.monotonic()))
             got = os.read(fd, 1 << 20) if ready else b""
@@ -354,6 +358,10 @@ class FaultServer:
     def complaints(self) -> list[str]:
         """Give the lines of the log that are no INFO."""
         return [line for line in self.log().splitlines() if not line.startswith("INFO ")]
+
+    def most_lines(self) -> int:
+        """Give how many lines of one class there may be so far: one each five seconds, however long the test takes."""
+        return 1 + int((time.monotonic() - self._started) / LOG_PERIOD_S)
 
     def check_log(self) -> None:
         """Assert that nothing in the log tells of a fault of ours."""

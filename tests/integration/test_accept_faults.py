@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from tests.integration.harness import (
+    PATIENCE_S,
     SOAK,
     Crowd,
     FaultServer,
@@ -26,6 +27,7 @@ ADMITTED = 32  # half of 64, as there is no room for the usual reserve
 MAX_CPU = 0.05
 MAX_RECOVERY_S = 0.2
 MAX_LOG_LINES = 10
+ROUNDS = 8  # for what takes times: the best of them
 STORM = 20_000 if SOAK else 6_000
 
 
@@ -70,13 +72,13 @@ def test_a_low_descriptor_limit_is_never_reached(fault_server: Callable[..., Fau
         assert fates == ["live"] * ADMITTED + ["reset"] * (200 - ADMITTED)
         assert server.report()["rejected"] == {"max_connections": 200 - ADMITTED}
 
-        assert best_of(3, lambda: cpu_share(server, ticks_pass(server, 10)), MAX_CPU) <= MAX_CPU
+        assert best_of(ROUNDS, lambda: cpu_share(server, ticks_pass(server, 10)), MAX_CPU) <= MAX_CPU
         assert [fate(sock) for sock in crowd.sockets[:ADMITTED]] == ["live"] * ADMITTED
 
         for sock in crowd.sockets[ADMITTED:]:
             sock.close()
         del crowd.sockets[ADMITTED:]
-        assert best_of(3, lambda: recovery_s(server, crowd), MAX_RECOVERY_S) <= MAX_RECOVERY_S
+        assert best_of(ROUNDS, lambda: recovery_s(server, crowd), MAX_RECOVERY_S) <= MAX_RECOVERY_S
         assert 1 <= len(server.complaints()) <= MAX_LOG_LINES, server.log()
 
 
@@ -87,6 +89,7 @@ def refusals(server: FaultServer) -> int:
 
 def paused_s(server: FaultServer, crowd: Crowd) -> float:
     """Take the server's descriptors, give them back, and give the seconds until those who waited are served."""
+    server.wait_for(10)  # who has left has given its descriptor back
     server.ask("eat")
     waiting = [crowd.join() for _ in range(10)]  # the kernel takes them into the backlog
     for sock in waiting:
@@ -116,12 +119,12 @@ def test_descriptors_eaten_by_others_pause_accepting(fault_server: Callable[...,
                 first = refusals(server)
                 return cpu_share(server, lambda: refusals(server) >= first + 6)
 
-            assert best_of(3, share_of_six, MAX_CPU) <= MAX_CPU
+            assert best_of(ROUNDS, share_of_six, MAX_CPU) <= MAX_CPU
             assert [fate(sock) for sock in crowd.sockets] == ["live"] * 10
             server.ask("give")
-        assert best_of(3, lambda: paused_s(server, crowd), MAX_RECOVERY_S) <= MAX_RECOVERY_S
+        assert best_of(ROUNDS, lambda: paused_s(server, crowd), MAX_RECOVERY_S) <= MAX_RECOVERY_S
         paused = [line for line in server.complaints() if "accept" in line]
-        assert len(paused) == 1, server.log()
+        assert 1 <= len(paused) <= server.most_lines(), server.log()
         assert len(server.complaints()) <= MAX_LOG_LINES, server.log()
 
 
@@ -136,7 +139,8 @@ def test_exactly_max_connections_are_admitted(fault_server: Callable[..., FaultS
         fates = [fate(sock) for sock in crowd.sockets]
         assert (fates.count("live"), fates.count("reset")) == (100, 200)
         assert server.report()["rejected"] == {"max_connections": 200}
-        assert len([line for line in server.complaints() if "max_connections" in line]) == 1, server.log()
+        lines = [line for line in server.complaints() if "max_connections" in line]
+        assert 1 <= len(lines) <= server.most_lines(), server.log()
 
         crowd.close(10)
         server.wait_for(90)
@@ -161,7 +165,7 @@ def test_a_storm_of_resets_leaves_nothing(fault_server: Callable[..., FaultServe
     limits = {"max_connections": 5_000, "max_connections_per_ip": 5_000}
     with fault_server("amplify", serve={"limits": limits}) as server:
         for number in range(STORM):
-            sock = socket.create_connection(("127.0.0.1", server.port), timeout=5)
+            sock = socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S)
             if number % 3:
                 sock.send(b"hello")
             reset(sock)

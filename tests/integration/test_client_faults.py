@@ -10,6 +10,7 @@ import asyncio
 import gc
 import os
 import tracemalloc
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,7 +19,7 @@ import gevpy
 from gevpy import client_loop, reconnect
 from gevpy.connecting import connect
 from tests.integration.harness import SOAK, open_descriptors, raise_descriptor_limit
-from tests.peers import listening
+from tests.peers import listening, refusing_port
 from tests.serving import frame, serving, soon, tcp_address, turns, until
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 CLIENTS = 1000 if SOAK else 200
 ROUNDS = 5
 BYTES_EACH = 16 * 1024  # a client, its connection, transport and socket, on the larger of the two loops
+LEFT_EACH = 100  # no object is as small, with what belongs to it
 FRAMES = gevpy.LengthPrefixedProtocol()
 LINES = gevpy.LineProtocol()
 
@@ -249,20 +251,17 @@ async def test_a_service_that_restarts(monkeypatch: pytest.MonkeyPatch) -> None:
                 except gevpy.ConnectionClosed:
                     continue
 
-    following = None
-    port = 0
-    for number in range(10):
-        async with listening(port) as peers:
-            port = peers.port
-            following = following or asyncio.ensure_future(follow(peers.url))
-            peer = await peers.take()
-            await peer.send(b"%d\n" % number)
-            assert await soon(seen.get()) == b"%d" % number
-            if number % 2:
-                peer.reset()
-    assert following is not None
-    following.cancel()
-    await asyncio.wait((following,))
+    with refusing_port() as port:  # between two servers, too, it is nobody else's
+        following = asyncio.ensure_future(follow(f"tcp://127.0.0.1:{port}"))
+        for number in range(10):
+            async with listening(port) as peers:
+                peer = await peers.take()
+                await peer.send(b"%d\n" % number)
+                assert await soon(seen.get()) == b"%d" % number
+                if number % 2:
+                    peer.reset()
+        following.cancel()
+        await asyncio.wait((following,))
 
 
 @pytest.mark.parametrize("steps", range(0, 30, 3))
@@ -282,13 +281,12 @@ async def test_a_conversation_can_be_cancelled_anywhere(steps: int) -> None:
                     client.send(bytes(60_000))
                     client.send(bytes(60_000))
                     await client.drain()
-                    await client.recv(timeout_s=3)
+                    await soon(client.recv())
 
         task = asyncio.ensure_future(converse())
         await turns(steps)
         task.cancel()
-        await asyncio.wait((task,), timeout=3)
-        assert task.done()
+        await soon(asyncio.wait((task,)))
         await until(lambda: server.connections == 0)
 
 
@@ -296,7 +294,7 @@ async def test_a_conversation_can_be_cancelled_anywhere(steps: int) -> None:
 
 
 async def test_many_clients_share_one_loop() -> None:
-    """So many clients of one loop share a reactor; each is cheap, and the last round leaves no more than the second."""
+    """So many clients of one loop share a reactor; each is cheap, and no round leaves more than the one before."""
     raise_descriptor_limit(2 * CLIENTS + 256)
     sizes = []
 
@@ -329,4 +327,5 @@ async def test_many_clients_share_one_loop() -> None:
                 sizes.append(tracemalloc.get_traced_memory()[0])
         finally:
             tracemalloc.stop()
-    assert sizes[-1] - sizes[1] < 100_000, sizes
+    # A leak is in each round; timers that were called off and wait to be cleared away are now in one, now in another.
+    assert min(after - before for before, after in pairwise(sizes[1:])) < LEFT_EACH * CLIENTS, sizes

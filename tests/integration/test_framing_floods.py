@@ -56,7 +56,7 @@ def test_lying_lengths_are_refused_before_allocating(fault_server: Callable[...,
         assert resident_bytes(server.pid) - before <= MIB
         count = len(LYING[size]) * LIARS
         wait_until(lambda: server.report()["closed"].get("frame_too_large") == count, "all were closed for it")
-        assert len(server.complaints()) == 1, server.log()
+        assert 1 <= len(server.complaints()) <= server.most_lines(), server.log()
         assert "at byte 0" in server.complaints()[0]
         assert echo(good, honest) == honest
 
@@ -89,7 +89,7 @@ def test_a_delimiter_that_never_comes_is_capped(fault_server: Callable[..., Faul
             assert fate_of_silence(client) in ("closed", "reset")
         assert resident_bytes(server.pid) - before <= MIB
         wait_until(lambda: server.report()["closed"].get("frame_too_large") == 20, "all were closed for it")
-        assert len(server.complaints()) == 1, server.log()
+        assert 1 <= len(server.complaints()) <= server.most_lines(), server.log()
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,7 @@ SCHEDULES = 1_000 if SOAK else 100
 DEADLINE_S = 15
 HOOKS = ("on_connect", "on_message", "on_close", "unpacket", "packet", "on_written", "timer")
 RACERS = 2_000 if SOAK else 1_000
+ROUNDS = 5
 IDLE_S = 0.5
 TICK_S = 0.1
 
@@ -421,26 +422,41 @@ def test_a_byte_races_the_wheel(fault_server: Callable[..., FaultServer]) -> Non
     raise_descriptor_limit(RACERS + 200)
     chance = random.Random(12)
     config: dict[str, Any] = {"handler_args": {"by_message": True}, "serve": {"idle_timeout_s": IDLE_S}}
-    with fault_server("time", **config) as server, Crowd(server.port) as crowd:
-        server.ask("lag")
+    with fault_server("time", **config) as server:
+        for _ in range(ROUNDS):
+            if 0 < race_once(server, chance) < RACERS:
+                break
+        else:
+            pytest.fail("the moments were never around the eviction")
+
+
+def race_once(server: FaultServer, chance: random.Random) -> int:
+    """Have all race and check what became of them; give how many bytes were handled.
+
+    It is all of them, or none, where the machine stalled at that moment: then another round is to show it.
+    """
+    server.ask("lag")
+    before: int = server.report()["received_messages"]
+    seen = len(server.ask("lived"))
+    with Crowd(server.port) as crowd:
         racers = []
         for _ in range(RACERS):
             sock = crowd.join()
             sock.setblocking(False)
             racers.append(Racer(sock, time.monotonic() + IDLE_S + chance.uniform(-TICK_S, 6 * TICK_S)))
         race(racers)
-        slack = server.slack_s()
-        lived = server.ask("lived")[1:]  # without the server's first connection of all
-        assert len(lived) == RACERS
-        assert {reason for _, reason in lived} == {"idle"}
-        took = [seconds for seconds, _ in lived]
-        assert min(took) >= IDLE_S - 0.002, "never early; the tick is taken a moment before the handler's clock"
-        assert percentile(took, 0.8) <= IDLE_S + TICK_S + slack
-        # A byte that came too late is taken off the wire before the socket closes, in a turn or two: no reset.
-        assert max(took) <= IDLE_S + 2 * TICK_S + slack
-        handled = server.report()["received_messages"]
-        assert handled == sum(racer.echoed for racer in racers), "handled and answered, or neither"
-        assert 0 < handled < RACERS, "the moments were around the eviction"
+    slack = server.slack_s()
+    lived = server.ask("lived")[seen:]
+    assert len(lived) == RACERS
+    assert {reason for _, reason in lived} == {"idle"}
+    took = [seconds for seconds, _ in lived]
+    assert min(took) >= IDLE_S - 0.002, "never early; the tick is taken a moment before the handler's clock"
+    assert percentile(took, 0.8) <= IDLE_S + TICK_S + slack
+    # A byte that came too late is taken off the wire before the socket closes, in a turn or two: no reset.
+    assert max(took) <= IDLE_S + 2 * TICK_S + slack
+    handled: int = server.report()["received_messages"] - before
+    assert handled == sum(racer.echoed for racer in racers), "handled and answered, or neither"
+    return handled
 
 
 # -- C14 -------------------------------------------------------------------------------------------
@@ -455,17 +471,17 @@ ACTIONS = (
     "shutdown_write",
     "close+abort",
 )
-PAUSED_IDLE_S = 0.1  # who stopped reading never sees the peer's FIN: idleness ends that
+PAUSED_IDLE_S = 2.0  # who stopped reading never sees the peer's FIN: idleness ends that; our own stalls are shorter
 
 
-def provoke(server: FaultServer, acted: Callable[[], bool]) -> None:
+def provoke(server: FaultServer, place: str, acted: Callable[[], bool]) -> None:
     """Come, speak, have the output congested and relieved, and go: every callback but ``on_drain`` is reached."""
     end = time.monotonic() + PATIENCE_S
     with Crowd(server.port) as crowd:
         client = crowd.join(timeout_s=0.05)
         with suppress(ConnectionError):  # aborted
             client.sendall(b"big")
-            while not acted():
+            while not acted() and place != "on_close":  # that one comes when we have gone
                 assert time.monotonic() < end, "the callback is never reached"
                 with suppress(TimeoutError):  # reading is paused
                     if not client.recv(1 << 20):
@@ -479,7 +495,7 @@ def test_meddling_in_every_callback_is_safe(fault_server: Callable[..., FaultSer
         for action, place in itertools.product(ACTIONS, PLACES):
             before = server.ask("acted")
             server.ask("arm", place=place, action=action)
-            provoke(server, lambda seen=before: server.ask("acted") > seen)  # type: ignore[misc]
+            provoke(server, place, lambda seen=before: server.ask("acted") > seen)  # type: ignore[misc]
             server.ask("arm", place="", action="")
             with Crowd(server.port) as crowd:
                 assert fate(crowd.join()) == "live", f"after {action} inside {place}"

@@ -37,6 +37,7 @@ TICK_S = 0.1
 SLOWLORIS = 500
 FRAME_S = 0.8
 STALL_S = 1.2
+SLOW_ROUNDS = 5
 BIG = 16 * 1024 * KIB
 FLAT_S = 0.005  # a p99 below this is flat, whatever it was before: on a shared machine the scheduler alone makes it
 LONG_FRAME = (60_000).to_bytes(4, "big")[:3]  # a part of a prefix; zeros that trickle in make it 59,904 and go on
@@ -115,7 +116,7 @@ def check_policy(server: FaultServer, policy: str, stuck: list[socket.socket], r
     if policy == "close":
         assert report["dropped"].keys() <= {"connection_closed"}
         assert [line for line in server.complaints() if "slow_consumer" in line], "a rate-limited log line"
-        assert len(server.complaints()) <= 2, server.log()
+        assert len(server.complaints()) <= 2 * server.most_lines(), server.log()
         assert rest_of(stuck[0]) < result["pushed"] * FRAME
         return
     assert report["gauge"] == STUCK + 1
@@ -144,13 +145,14 @@ def test_a_zero_window_ends_in_an_abort(fault_server: Callable[..., FaultServer]
     """C2: a peer that never reads is aborted at write_stall_s, within a second, and its descriptor is free."""
     with fault_server("reply", serve={"timeouts": {"write_stall_s": STALL_S}}) as server, Crowd(server.port) as crowd:
         before = open_descriptors(server.pid)
+        server.ask("lag")
         peer = crowd.join(receive_buffer=2048)
         peer.sendall(str(BIG).encode())
-        server.wait_for(1)
-        wait_until(lambda: open_descriptors(server.pid) == before, "the descriptor is free", STALL_S + PATIENCE_S)
+        wait_until(lambda: server.ask("times"), "it is given up", STALL_S + PATIENCE_S)
+        wait_until(lambda: open_descriptors(server.pid) == before, "the descriptor is free")
         ((lived_s, reason),) = server.ask("times")
         assert reason == "write_stall"
-        assert STALL_S <= lived_s <= STALL_S + 1.0
+        assert STALL_S <= lived_s <= STALL_S + 1.0 + server.slack_s()
         assert server.report()["closed"]["write_stall"] == 1
         assert len([line for line in server.complaints() if "stall" in line]) == 1, "a rate-limited log line"
         assert rest_of(peer) < BIG
@@ -159,27 +161,43 @@ def test_a_zero_window_ends_in_an_abort(fault_server: Callable[..., FaultServer]
 def test_a_close_does_not_wait_for_a_zero_window(fault_server: Callable[..., FaultServer]) -> None:
     """C2: close() with a peer that never reads ends in an abort after close_s."""
     with fault_server("reply", serve={"timeouts": {"close_s": STALL_S}}) as server, Crowd(server.port) as crowd:
+        server.ask("lag")
         crowd.join(receive_buffer=2048).sendall(b"16777216 close")
-        server.wait_for(1)
-        server.wait_for(0)
+        wait_until(lambda: server.ask("times"), "it is given up", STALL_S + PATIENCE_S)
         ((lived_s, reason),) = server.ask("times")
         assert reason == "closed_locally"
-        assert STALL_S <= lived_s <= STALL_S + 1.0
+        assert STALL_S <= lived_s <= STALL_S + 1.0 + server.slack_s()
 
 
 def test_a_peer_that_reads_slowly_is_not_stalled(fault_server: Callable[..., FaultServer]) -> None:
     """C2: as long as bytes leave, however few, the stall deadline starts anew."""
     with fault_server("reply", serve={"timeouts": {"write_stall_s": STALL_S}}) as server, Crowd(server.port) as crowd:
-        peer = crowd.join(receive_buffer=16 * KIB)
-        peer.sendall(b"8000000")
-        first = server.report()["tick"]
-        received = 0
+        for _ in range(SLOW_ROUNDS):
+            peer = crowd.join(receive_buffer=16 * KIB)
+            peer.sendall(b"8000000")
+            longest, received = read_slowly(server, peer)
+            if received == 8_000_000 or longest < STALL_S / 2:
+                break  # else the machine kept us from reading: we were what the deadline is for
+            crowd.close(1)
+        assert received == 8_000_000, f"cut off, though there was never more than {longest:.2f} s between two reads"
+        assert server.connections() == 1
+
+
+def read_slowly(server: FaultServer, peer: socket.socket) -> tuple[float, int]:
+    """Read a little at each turn of the wheel, for longer than the deadline, then all; give the longest wait, and all.
+
+    The wait is from one read's end to the next one's: more than the time for which nothing may have left.
+    """
+    first = server.report()["tick"]
+    received, longest, last = 0, 0.0, time.monotonic()
+    with suppress(ConnectionResetError):
         for tick in range(first, first + 30):  # 1.5 s: more than the deadline
             wait_until(lambda past=tick: server.report()["tick"] > past, "the wheel turns")  # type: ignore[misc]
             received += len(peer.recv(32 * KIB))
+            now = time.monotonic()
+            longest, last = max(longest, now - last), now
         received += len(receive_exactly(peer, 8_000_000 - received))
-        assert received == 8_000_000
-        assert server.connections() == 1
+    return longest, received
 
 
 def trickle(good: socket.socket, slow: list[socket.socket]) -> list[float]:
@@ -199,9 +217,19 @@ def test_slowloris_frames_are_cut_off(fault_server: Callable[..., FaultServer]) 
     options: dict[str, Any] = {"timeouts": {"frame_s": FRAME_S}}
     with fault_server("time", protocol="first_byte", serve=options) as server, Crowd(server.port) as crowd:
         good = crowd.join()
+        quiet = best_of(ROUNDS // 4, lambda: percentile(trickle(good, []), 0.99), 0.0)
+        limit = max(2 * quiet, FLAT_S)
+        busy = best_of(SLOW_ROUNDS, lambda: slowloris(server, good), limit)
+        assert len(server.complaints()) <= 2 * server.most_lines(), server.log()
+        assert busy <= limit, f"p99 {busy * 1e6:.0f} µs, was {quiet * 1e6:.0f} µs"
+
+
+def slowloris(server: FaultServer, good: socket.socket) -> float:
+    """Have the 500 trickle until all were cut off, and check when that was; give the best p99 of the good one."""
+    seen = len(server.ask("lived"))
+    with Crowd(server.port) as crowd:
         slow = [crowd.join() for _ in range(SLOWLORIS)]
         server.wait_for(SLOWLORIS + 1)
-        quiet = best_of(ROUNDS // 4, lambda: percentile(trickle(good, []), 0.99), 0.0)
         server.ask("lag")
         for sock in slow:
             sock.send(LONG_FRAME)
@@ -212,14 +240,12 @@ def test_slowloris_frames_are_cut_off(fault_server: Callable[..., FaultServer]) 
             assert time.monotonic() - started < PATIENCE_S, "they are never cut off"
             if number % 5 == 0 and server.connections() == 1:
                 break
-        slack = server.slack_s()
-        lived = server.ask("lived")
-        assert len(lived) == SLOWLORIS
-        assert {reason for _, reason in lived} == {"frame_timeout"}
-        took = [seconds for seconds, _ in lived]
-        assert min(took) >= FRAME_S - 0.002  # the first byte is noted a moment after the deadline was set
-        assert percentile(took, 0.95) <= FRAME_S + TICK_S + slack
-        assert max(took) <= FRAME_S + 2 * TICK_S + slack  # with a byte to be taken off the wire first
-        assert server.report()["closed"]["frame_timeout"] == SLOWLORIS
-        assert len(server.complaints()) <= 2, server.log()
-        assert min(busy) <= max(2 * quiet, FLAT_S), f"p99 {min(busy) * 1e6:.0f} µs, was {quiet * 1e6:.0f} µs"
+    slack = server.slack_s()
+    lived = server.ask("lived")[seen:]
+    assert len(lived) == SLOWLORIS
+    assert {reason for _, reason in lived} == {"frame_timeout"}
+    took = [seconds for seconds, _ in lived]
+    assert min(took) >= FRAME_S - 0.002  # the first byte is noted a moment after the deadline was set
+    assert percentile(took, 0.95) <= FRAME_S + TICK_S + slack
+    assert max(took) <= FRAME_S + 2 * TICK_S + slack  # with a byte to be taken off the wire first
+    return min(busy)

@@ -122,10 +122,19 @@ async def series(server: gevpy.Server) -> dict[tuple[str, str], float]:
     return found
 
 
+async def told(server: gevpy.Server, key: tuple[str, str], value: float) -> dict[tuple[str, str], float]:
+    """Scrape until a series has a value: a worker that has no CPU for a second is left out of one answer."""
+    end = time.monotonic() + PATIENCE_S
+    while (found := await series(server)).get(key) != value:
+        assert time.monotonic() < end, (key, found)
+    return found
+
+
 @pytest.fixture
 def serve(loop_kind: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Serve:
     """Make a server with two workers that listens to signals; leaving it checks that no process is left."""
     monkeypatch.setenv("GEVPY_LOOP", loop_kind)
+    before = set(children_of(os.getpid()))
 
     @asynccontextmanager
     async def make(handler: gevpy.Handler | None = None, **options: Any) -> AsyncIterator[gevpy.Server]:
@@ -137,7 +146,7 @@ def serve(loop_kind: str, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
             left |= pids(server)
         await serving
         assert not [pid for pid in left if is_running(pid)]
-        assert not [pid for pid in children_of(os.getpid()) if not is_running(pid)], "a zombie is left"
+        assert not [pid for pid in {*children_of(os.getpid())} - before if not is_running(pid)], "a zombie is left"
 
     return make
 
@@ -220,8 +229,7 @@ async def test_the_application_s_metrics_are_merged(serve: Serve) -> None:
         assert await second.ask("job slow") == "ok"
         assert await first.ask("depth 7") == "ok"
         assert await second.ask("depth 8.5") == "ok"
-        found = await series(server)
-        assert found[("app_jobs_total", "quick")] == 5
+        found = await told(server, ("app_jobs_total", "quick"), 5)
         assert found[("app_jobs_total", "slow")] == 1
         assert found[("app_sizes_bucket", "1.0")] == 0
         assert found[("app_sizes_bucket", "10.0")] == 6
@@ -234,7 +242,7 @@ async def test_the_application_s_metrics_are_merged(serve: Serve) -> None:
         os.kill(second.about["pid"], signal.SIGKILL)
         await eventually(lambda: server.stats()["restarts"] == 1, "its death is noticed")
         await eventually(lambda: states(server)[1][0] == "ready", "it is replaced")
-        found = await series(server)
+        found = await told(server, ("app_depth", "1"), 0)
         assert (found[("app_jobs_total", "quick")], found[("app_jobs_total", "slow")]) == (5, 1)
         assert (found[("app_sizes_count", "")], found[("app_sizes_sum", "")]) == (6, 30)
         assert (found[("app_depth", "0")], found[("app_depth", "1")]) == (7, 0)
@@ -250,14 +258,14 @@ async def test_counters_hold_through_a_reload(serve: Serve) -> None:
         for peer in old:
             assert await peer.ask("job quick") == "ok"
         before = pids(server)
-        shown = [(await series(server))[("app_jobs_total", "quick")]]
+        shown = [(await told(server, ("app_jobs_total", "quick"), 2))[("app_jobs_total", "quick")]]
         os.kill(os.getpid(), signal.SIGHUP)
         while not all(state == "ready" and pid not in before for state, pid in states(server).values()):
             shown.append((await series(server)).get(("app_jobs_total", "quick"), 0))
         new = await Peer.with_each(server)
         for peer in (*old, *new):
             assert await peer.ask("job quick") == "ok"
-        shown.append((await series(server))[("app_jobs_total", "quick")])
+        shown.append((await told(server, ("app_jobs_total", "quick"), 6))[("app_jobs_total", "quick")])
         assert (shown[0], shown[-1]) == (2, 6)
         assert shown == sorted(shown)
         for peer in (*old, *new):
@@ -421,7 +429,7 @@ async def test_a_function_that_fails_costs_nobody(serve: Serve, caplog: pytest.L
         for peer in peers:
             await peer.hang_up()
     told = [record.getMessage() for record in caplog.records if "the least busy worker takes it" in record.getMessage()]
-    assert len(told) == 1
+    assert 1 <= len(told) <= 3  # once in five seconds
 
 
 # -- what can't travel ----------------------------------------------------------------------------------

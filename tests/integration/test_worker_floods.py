@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from gevpy.machine import listen_overflows
 from tests.integration.harness import SOAK, best_of, percentile, wait_until
 from tests.integration.tree_harness import Tree, ask
-from tests.integration.tree_procs import state_of
+from tests.integration.tree_procs import queues_of, state_of
 from tests.integration.tree_storm import samples_of
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ FLOODER, QUIET = "127.0.0.2", "127.0.0.3"
 VISITS = 400 if SOAK else 100
 BUSY = 200 if SOAK else 50
 MAX_P99_S = 0.1
+ROUNDS = 10  # the machine's noise spoils some, a fault of the server all
 BACKLOG = 16
 WAITING = 100  # so many that neither of two queues stays short
 LABELLED = 50_000 if SOAK else 500
@@ -46,9 +47,9 @@ def test_a_flood_of_one_address_is_no_concern_of_another(tree: Callable[..., Tre
     """B4: what one address floods beyond its share is refused and counted; another one is served as if alone."""
     with tree(limits={"max_connections_per_ip": PER_IP}) as server:
         idle_s = best_of(2, lambda: p99_s(server), 0.0)
-        with server.clients(at_once=2, source=FLOODER, keep=2 * PER_IP, patience_s=30) as flood:
+        with server.clients(least=10 * PER_IP, at_once=2, source=FLOODER, keep=2 * PER_IP, patience_s=30) as flood:
             most_s = 3 * idle_s if SOAK else max(3 * idle_s, MAX_P99_S)
-            busy_s = best_of(5, lambda: p99_s(server), most_s)
+            busy_s = best_of(ROUNDS, lambda: p99_s(server), most_s)
         assert busy_s <= most_s, (idle_s, busy_s)
         figures = samples_of(server.get("/metrics")[1])
         assert flood.report["failed"] > 0
@@ -60,7 +61,7 @@ def test_a_flood_of_one_address_is_no_concern_of_another(tree: Callable[..., Tre
 def test_busy_data_leaves_room_for_new_connections(shared_tree: Tree) -> None:
     """B5: beside sockets that send without a pause a new connection is accepted and answered within 100 ms."""
     with shared_tree.clients(busy=BUSY) as clients:
-        assert best_of(5, lambda: p99_s(shared_tree), MAX_P99_S) <= MAX_P99_S
+        assert best_of(ROUNDS, lambda: p99_s(shared_tree), MAX_P99_S) <= MAX_P99_S
     assert clients.report["received"] > 0
 
 
@@ -76,10 +77,10 @@ def test_a_full_queue_makes_clients_wait(tree: Callable[..., Tree]) -> None:
         for sock in socks:
             sock.setblocking(False)
             sock.connect_ex(("127.0.0.1", server.port))
-        room = 2 * (BACKLOG + 1)
-        wait_until(lambda: sum(map(is_connected, socks)) >= room, "the queues are full")
-        assert sum(map(is_connected, socks)) == room
-        assert listen_overflows() - before >= WAITING - room
+        # As the kernel counts: a client may take itself for connected, and not be in the queue yet.
+        wait_until(lambda: queues_of(server.port) == [BACKLOG + 1] * 2, "the queues are full")
+        wait_until(lambda: listen_overflows() - before >= WAITING - 2 * (BACKLOG + 1), "the others are turned away")
+        assert queues_of(server.port) == [BACKLOG + 1] * 2
 
         for pid in pids:
             os.kill(pid, signal.SIGCONT)

@@ -21,8 +21,10 @@ def test_every_worker_serves(tree: Callable[..., Tree]) -> None:
     with tree() as server:
         seen = Counter(server.who()["slot"] for _ in range(100))
         assert set(seen) == {0, 1}
-        assert server.metric("gevpy_connections_opened_total") == 100
-        assert server.metric("gevpy_received_messages_total") == 100
+        for name in ("gevpy_connections_opened_total", "gevpy_received_messages_total"):
+            # A worker that has no CPU for a second is left out of one answer, not of the next.
+            wait_until(lambda: server.metric(name) >= 100, "all are counted")  # noqa: B023 - called at once
+            assert server.metric(name) == 100
         assert server.get("/readyz")[0] == 200
 
 
@@ -58,7 +60,8 @@ def test_publish_and_presence_reach_every_worker(shared_tree: Tree) -> None:
     socks = [shared_tree.reach(0), shared_tree.reach(1), shared_tree.reach(1)]
     for sock in socks:
         assert ask(sock, "sub news") == "ok"
-    assert ask(socks[0], "presence news") == "3"
+    # Who has no CPU for a second is left out of an answer.
+    wait_until(lambda: ask(socks[0], "presence news") == "3", "all are counted")
     with shared_tree.reach(0) as other:
         other.sendall(b"pub news extra\n")
         assert [sock.recv(100) for sock in socks] == [b"extra\n"] * 3

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.integration.harness import SOAK, wait_until
-from tests.integration.tree_harness import Tree, run_program
-from tests.integration.tree_procs import kill
+from tests.integration.tree_harness import Tree, ask, run_program
+from tests.integration.tree_procs import kill, state_of
 from tests.integration.tree_storm import samples_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-BLOCKED_S = 1.0
-START_S = 5.0
-MAX_HANG_S = 1.0 if SOAK else 2.0  # a machine with other work to do may have none for us
+BLOCKED_S = 2.5
+START_S = 6.0
+MAX_HANG_S = 1.0
+WAITING = 40  # so many that the queue of one of two workers does not stay empty
 
 WORKER_FAILS = """
 import multiprocessing
@@ -100,25 +103,30 @@ def starting(server: Tree) -> float:
 
 
 def test_a_slow_start_is_no_hang(tree: Callable[..., Tree], tmp_path: Path) -> None:
-    """A6: a start has a limit of its own, not that of a blocked loop; beyond it the old worker stays."""
+    """A6: a start has a limit of its own, not that of a blocked loop."""
     hold = tmp_path / "hold"
-    timeouts = {"blocked_s": BLOCKED_S, "start_s": START_S}
-    with tree(timeouts=timeouts, handler={"hold": str(hold)}) as server:
+    with tree(timeouts={"blocked_s": BLOCKED_S}, handler={"hold": str(hold)}) as server:
         first = server.pid_of(0)
         hold.touch()
         server.signal(signal.SIGHUP)
-        wait_until(lambda: starting(server) > 2 * BLOCKED_S, "it takes its time", 20.0, 0.05)
+        wait_until(lambda: starting(server) > BLOCKED_S + 1.0, "it takes its time", 20.0, 0.05)
         hold.unlink()
         wait_until(lambda: server.pid_of(0) not in (0, first), "it is ready", 20.0, 0.05)
+        server.wait_log("reloaded:", 20.0)
         assert "killing" not in server.log()
-        wait_until(lambda: len(server.workers()) == 2 and not starting(server), "all are replaced", 20.0, 0.05)
 
-        second = server.pid_of(0)
+
+def test_a_start_that_takes_too_long_is_given_up(tree: Callable[..., Tree], tmp_path: Path) -> None:
+    """A6: beyond `start_s` a new worker is killed, and the old one stays."""
+    hold = tmp_path / "hold"
+    with tree(timeouts={"start_s": START_S}, handler={"hold": str(hold)}) as server:
+        first = server.pid_of(0)
+        assert first
         hold.touch()
         server.signal(signal.SIGHUP)
         server.wait_log(rf"killing worker 0 .*: it was not ready within {START_S:g} s", 20.0)
         server.wait_log("the new worker 0 can't start")
-        assert server.pid_of(0) == second
+        assert server.pid_of(0) == first
         assert server.who()["pid"]
         hold.unlink()
 
@@ -135,14 +143,21 @@ def test_a_live_worker_adopts_the_queue(tree: Callable[..., Tree], tmp_path: Pat
         assert pid
         with server.clients() as clients:
             mark.unlink()
-            accepted = kill(pid, server.port)
+            with ExitStack() as stack:
+                os.kill(pid, signal.SIGSTOP)
+                wait_until(lambda: state_of(pid) == "T", "it has stopped")
+                waiting = [stack.enter_context(server.connect(20.0)) for _ in range(WAITING)]
+                accepted = kill(pid, server.port)
+                # Nobody but worker 0 is there to answer them: slot 1 has none before the mark is back.
+                assert {json.loads(ask(sock, "who"))["slot"] for sock in waiting} == {0}
             if SOAK:
                 _wait_failed(server)
             server.wait_log("worker 1 died before it was ready")
+            assert {server.who()["slot"] for _ in range(WAITING)} == {0}
             mark.touch()
             wait_until(lambda: server.pid_of(1), "it is back", 60.0, 0.05)
         assert {one["port"] for one in clients.report["failures"]} <= set(accepted)
-        assert clients.report["slowest_s"] < MAX_HANG_S
+        assert not SOAK or clients.report["slowest_s"] < MAX_HANG_S
         assert {server.who()["slot"] for _ in range(60)} == {0, 1}
         assert "can't start today" in server.log()
 

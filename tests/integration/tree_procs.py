@@ -19,10 +19,12 @@ __all__ = [
     "age_s",
     "children_of",
     "descriptors_of",
+    "has_listener",
     "is_read",
     "is_running",
     "kill",
     "listeners_of",
+    "queues_of",
     "state_of",
 ]
 
@@ -88,6 +90,20 @@ def _tcp_rows(needle: str) -> list[list[str]]:
 def listeners_of(pid: int) -> set[str]:
     """Give the inodes of the TCP sockets on which a process could accept."""
     return {row[9] for row in _tcp_rows(f" {LISTEN} ") if row[3] == LISTEN} & _inodes_of(pid)
+
+
+def _listeners_on(port: int) -> list[list[str]]:
+    return [row for row in _tcp_rows(f":{port:04X} ") if row[3] == LISTEN and row[1].endswith(f":{port:04X}")]
+
+
+def has_listener(port: int) -> bool:
+    """Tell whether any process holds a socket that listens on a TCP port."""
+    return bool(_listeners_on(port))
+
+
+def queues_of(port: int) -> list[int]:
+    """Give for each socket that listens on a TCP port how many connections wait to be accepted."""
+    return [int(row[4].partition(":")[2], 16) for row in _listeners_on(port)]
 
 
 def accepted_ports(pid: int, port: int) -> list[int]:

@@ -60,7 +60,9 @@ class Scraper:
         self._thread.join()
 
     def _scrape_all(self) -> None:
-        while not self._over.is_set():
+        over = False
+        while not over:
+            over = self._over.is_set()  # the last one is asked for after all that happened
             started = time.monotonic()
             try:
                 status, text = self._server.get("/metrics")
@@ -84,7 +86,6 @@ class Storm:
         scraper: what the metrics port answered.
         slow: what it answered to those who never finished their requests.
         log: of the server.
-        descriptors: of the supervisor, before and after.
         zombies: processes that were not reaped.
     """
 
@@ -95,12 +96,11 @@ class Storm:
     scraper: Scraper | None = None
     slow: list[bytes] = field(default_factory=list)
     log: str = ""
-    descriptors: tuple[int, int] = (0, 0)
     zombies: list[int] = field(default_factory=list)
 
 
 def rage(server: Tree) -> Storm:
-    """Kill the workers of ``server`` in turn."""
+    """Kill the workers of ``server`` in turn, and wait until no descriptor of theirs is left with it."""
     storm = Storm()
     _kill_one(server, 0)  # the first one brings what a supervisor only opens then
     before = open_descriptors(server.process.pid)
@@ -115,7 +115,6 @@ def rage(server: Tree) -> Storm:
         storm.slow = [sock.recv(1000) for sock in slow]
     storm.clients, storm.scraper, storm.log = clients.report, scraper, server.log()
     wait_until(lambda: open_descriptors(server.process.pid) <= before, "no descriptor stays")
-    storm.descriptors = before, open_descriptors(server.process.pid)
     storm.zombies = [pid for pid in children_of(server.process.pid) if state_of(pid) == "Z"]
     return storm
 

@@ -350,6 +350,7 @@ async def test_a_refresh_that_is_late_leaves_the_last_numbers(
     (record,) = (each for each in caplog.records if each.name == "gevpy.metrics")
     assert "no fresh metrics within 0.05 s" in record.getMessage()
     assert not record.exc_info
+    monkeypatch.setattr(refresh, "PATIENCE_S", 60)
     source.go_on.set()
     assert shown(await fetch(endpoint.address, "/metrics")) == 1
 
@@ -358,7 +359,7 @@ async def test_at_the_deadline_the_last_numbers_will_do(
     held: tuple[HeldSource, MetricsEndpoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The five seconds hold whatever a refresh does: then the answer is what there is."""
-    monkeypatch.setattr(module, "DEADLINE_S", 0.1)
+    monkeypatch.setattr(module, "DEADLINE_S", 0.5)
     monkeypatch.setattr(refresh, "PATIENCE_S", 60)
     _, endpoint = held
     answer = await fetch(endpoint.address, "/metrics")
@@ -596,7 +597,7 @@ async def test_slowloris_is_answered_408_and_let_go(server: Server, monkeypatch:
 
 async def test_a_client_that_never_takes_its_answer_is_cut(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer that isn't read, and a connection that isn't closed, end with the deadline."""
-    monkeypatch.setattr(module, "DEADLINE_S", 0.2)
+    monkeypatch.setattr(module, "DEADLINE_S", 0.5)
     monkeypatch.setattr(module, "choose_encoder", lambda _: (lambda _: bytes(16 << 20), "text/plain"))
     endpoint = endpoint_of(server)
     client = await connect(endpoint.address)
