@@ -5,6 +5,7 @@
 #   GEVPY_BUILD=MODE auto (default), required or pure: see setup.py
 #   PYTEST_ARGS=...  for "make test" to pass on
 #   GUARD_ARGS=...   for "make guard" to pass on: --must, in CI, where having nothing to compare with is a failure
+#   FUZZ_S=SECONDS   for "make fuzz", for each parser (default 600)
 #   BENCH_ARGS=...   for "make bench" and its kin to pass on, such as "--server gevpy --rounds 3"
 
 VENV ?= .venv
@@ -13,6 +14,7 @@ GEVPY_BUILD ?= auto
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 GUARD_ARGS ?=
+FUZZ_S ?= 600
 
 # Two processes for what only computes and waits; what takes times comes after it, and has the machine to itself.
 SIDE_BY_SIDE := -n 2 --dist loadfile -m 'not alone'
@@ -26,6 +28,7 @@ PXD := $(shell find gevpy -name '*.pxd')
 HOT := $(PXD) $(PXD:.pxd=.py)
 BUILT := $(VENV)/.built-$(GEVPY_BUILD)
 COUNTED := bench.protocol bench.micro
+AUTOBAHN := build/autobahn
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -52,6 +55,14 @@ soak: $(BUILT) $(VENV)/.extra-test ## Run the fault catalogue with its whole cou
 .PHONY: asan
 asan: $(VENV)/.extra-test ## Run the tests of the compiled modules under AddressSanitizer and UBSan: 3 minutes
 	@tools/asan $(BIN)/python
+
+.PHONY: conformance
+conformance: $(BUILT) $(VENV)/.extra-test $(AUTOBAHN)/wstest ## Run all of Autobahn|Testsuite against server and client, and write its page: 10 minutes
+	$(BIN)/python -m tools.autobahn both --page docs/reference/conformance.md
+
+.PHONY: fuzz
+fuzz: $(BUILT) $(VENV)/.extra-test $(VENV)/.extra-fuzz ## Fuzz every parser for FUZZ_S seconds (default 600) each, two at a time
+	GEVPY_FUZZ_S=$(FUZZ_S) GEVPY_PURE_PYTHON=1 $(BIN)/python -m pytest -n 2 tests/test_fuzz.py tests/websocket/test_differential.py $(PYTEST_ARGS)
 
 .PHONY: coverage
 coverage: $(BUILT) $(VENV)/.extra-test ## Measure what the suite covers of the pure sources
@@ -81,7 +92,7 @@ wheel: $(BUILT) $(VENV)/.extra-test ## Build the sdist, and from it the wheel, i
 	$(BIN)/python -m build --outdir dist .
 
 .PHONY: bench
-bench: $(BUILT) $(VENV)/.extra-bench ## Measure gevpy, the floor, the nearest peers, TLS and Redis: 10 minutes
+bench: $(BUILT) $(VENV)/.extra-bench ## Measure gevpy, the floor, the nearest peers, WebSocket, TLS and Redis: 10 minutes
 	$(BIN)/python -m bench $(BENCH_ARGS)
 
 .PHONY: bench-quick
@@ -95,6 +106,10 @@ bench-report: $(BUILT) $(VENV)/.extra-bench ## Measure every peer and draw the c
 .PHONY: bench-workers
 bench-workers: $(BUILT) $(VENV)/.extra-bench ## Measure many processes: CPU, hand-over, kills, reloads, starts: 2 minutes
 	$(BIN)/python -m bench workers $(BENCH_ARGS)
+
+.PHONY: bench-websocket
+bench-websocket: $(BUILT) $(VENV)/.extra-bench ## Measure WebSocket: sizes, depths, peers, broadcast, idle connections: 4 minutes
+	$(BIN)/python -m bench websocket $(BENCH_ARGS)
 
 .PHONY: bench-loops
 bench-loops: $(BUILT) $(VENV)/.extra-bench ## Measure uvloop against asyncio, compiled against pure: 5 minutes
@@ -137,6 +152,11 @@ $(BUILT): $(HOT) setup.py $(VENV)/.installed
 	@rm -f $(VENV)/.built-*
 	$(BIN)/python setup.py --quiet build_ext --inplace $(if $(filter setup.py,$?),--force)
 	@if [ -n "$$(find gevpy -name '*.so')" ]; then touch $@; fi
+
+# Autobahn|Testsuite is a program for Python 2.7, in an environment of its own.
+$(AUTOBAHN)/wstest: tools/autobahn/install tools/autobahn/requirements.txt
+	@tools/autobahn/install $(AUTOBAHN)
+	@touch $@
 
 $(VENV)/.extra-%: $(VENV)/.installed
 	GEVPY_BUILD=pure $(PIP) --no-build-isolation --editable '.[$*]'

@@ -1,4 +1,4 @@
-"""`python -m bench [quick|default|report|loops|workers]`: measure, print tables, save JSON and charts."""
+"""`python -m bench SUITE`: measure, print tables, save JSON and charts. The suites are in `bench/suites.py`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="per measurement, instead of the suite's")
     parser.add_argument("--server", action="append", help="only these (repeatable)")
     parser.add_argument("--json", type=Path, help="where to save; default bench/results/")
-    parser.add_argument("--charts", type=Path, help="draw there; the report draws in docs/ anyway")
+    parser.add_argument("--charts", type=Path, help="draw there; without, only the report draws: in docs/")
     return parser.parse_args()
 
 
@@ -65,7 +65,7 @@ def main() -> None:
     if folder is not None:
         charts = write_charts(results.as_dict(), folder)
         print(f"charts drawn in {folder}")
-        if suite.name == "report":
+        if folder == FOLDER and suite.name == "report":  # a trial that draws elsewhere leaves the page alone
             write_page(text, charts)
 
 

@@ -22,6 +22,7 @@ _MODES = {
     "websocket": "WebSocket echo",
 }
 _SMALL = ("64 B, depth 1", "64 B, depth 32")
+_LARGER = ("4 KiB, depth 1", "4 KiB, depth 32", "64 KiB, depth 1", "64 KiB, depth 32")
 _LOOPS = {
     "gevpy": "gevpy on uvloop",
     "gevpy, asyncio loop": "gevpy on asyncio",
@@ -42,6 +43,8 @@ _FEWEST_BARS = 2
 def charts(result: Result) -> dict[str, str]:
     """Return every chart that this result has data for, by file name."""
     found = {f"{mode}.svg": _echo(result, mode) for mode in _MODES}
+    found["websocket-sizes.svg"] = _echo(result, "websocket", _LARGER)
+    found["broadcast.svg"] = _broadcast(result)
     found["large-messages.svg"] = _large(result)
     found["loops.svg"] = _loops(result)
     found["accept.svg"] = _accept(result)
@@ -76,13 +79,23 @@ def _floor(cells: list[Result]) -> float | None:
     return next((cell["cpu_us"] for cell in cells if cell["server"] == "floor"), None)
 
 
-def _echo(result: Result, mode: str) -> str | None:
+def _echo(result: Result, mode: str, sizes: tuple[str, ...] = _SMALL) -> str | None:
     panels = []
-    for what in _SMALL:
+    for what in sizes:
         cells = [c for c in _cells(result, f"{mode} {what}") if "loop" not in c["server"]]
         bars = tuple(_cpu_bar(cell) for cell in cells)
         panels.append(Panel(what, bars, _floor(cells), "the floor"))
-    return _chart(result, _MODES[mode], f"50 connections; {_CPU_SUBTITLE}", panels)
+    title = _MODES[mode] if sizes is _SMALL else f"{_MODES[mode]}, larger messages"
+    return _chart(result, title, f"50 connections; {_CPU_SUBTITLE}", panels)
+
+
+def _broadcast(result: Result) -> str | None:
+    panels = []
+    for title in dict.fromkeys(cell["load"] for cell in result["cells"]):
+        if title.startswith("broadcast"):
+            cells = _cells(result, title)
+            panels.append(Panel(title, tuple(_cpu_bar(cell) for cell in cells), _floor(cells), "the floor"))
+    return _chart(result, "Broadcast", _CPU_SUBTITLE.replace("message", "delivered message"), panels)
 
 
 def _loops(result: Result) -> str | None:

@@ -42,6 +42,8 @@ class Load:
     @property
     def protocol(self) -> str:
         """The server's `--protocol` that this load needs."""
+        if self.work == "broadcast":
+            return self.work
         return "raw" if self.mode == "tcp" else self.mode
 
     @property
@@ -49,6 +51,8 @@ class Load:
         """Return the name that tables and results use: `tcp 64 B, depth 1`."""
         if self.mode == "redis":
             return f"redis {self.work}, depth {self.depth}"
+        if self.work == "broadcast":
+            return f"broadcast of {format_size(self.size)} to {self.connections:,}, {self.depth} in a turn"
         if self.work != "echo":
             return f"{self.mode} {self.work}"
         many = f", {self.connections} connections" if self.connections > USUAL_CONNECTIONS else ""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.client import Load, format_size
 from bench.servers import HANDED_OVER, REDIS, REDIS_EXAMPLE, TWO_WORKERS
-from bench.suites import REDIS_LOADS, TLS, WORKERS
+from bench.suites import BROADCAST, REDIS_LOADS, TLS, WORKERS
 
 if TYPE_CHECKING:
     from bench.results import Results
@@ -81,15 +81,8 @@ Figure = Ratio | Middle | Value
 
 
 def _against_floor(what: str, mode: str, depth: int, limit: float) -> Ratio:
-    # The floor has no framing: it echoes prefixed frames as bytes, and TCP of a WebSocket payload's size.
-    floor_mode = "tcp" if mode == "websocket" else mode
-    return Ratio(
-        f"{what}, 64 B, depth {depth}: CPU by the floor's",
-        "cpu_us",
-        ("gevpy", Load(mode, depth=depth)),
-        ("floor", Load(floor_mode, depth=depth)),
-        limit,
-    )
+    load = Load(mode, depth=depth)
+    return Ratio(f"{what}, 64 B, depth {depth}: CPU by the floor's", "cpu_us", ("gevpy", load), ("floor", load), limit)
 
 
 def _against_picows(size: int, depth: int, limit: float) -> Ratio:
@@ -120,6 +113,20 @@ def _big(what: str, mode: str, peer: str, metric: str, limit: float) -> Ratio:
         (peer, load),
         limit,
         at_most=metric == "cpu_us",
+    )
+
+
+def _broadcast(single: Load, tenfold: Load) -> tuple[Ratio, Ratio]:
+    what = f"broadcast of {format_size(single.size)} to {single.connections:,}, CPU per delivered message"
+    return (
+        Ratio(f"{what}: by the floor's", "cpu_us", ("gevpy", single), ("floor", single), 1.15),
+        Ratio(
+            f"{what}, {tenfold.depth} in a turn: by that of single ones",
+            "cpu_us",
+            ("gevpy", tenfold),
+            ("gevpy", single),
+            0.3,
+        ),
     )
 
 
@@ -155,6 +162,7 @@ FIGURES: tuple[Figure, ...] = (
     _big("length-prefixed", "length_prefix", "floor", "per_s", 0.9),
     _big("length-prefixed", "length_prefix", "floor", "cpu_us", 1.25),
     _big("WebSocket", "websocket", "picows", "per_s", 1.0),
+    *_broadcast(*BROADCAST),
     _pure("raw TCP", "tcp", 1, 1.4),
     _pure("raw TCP", "tcp", 32, 6),
     _pure("length-prefixed", "length_prefix", 1, 1.4),

@@ -11,6 +11,9 @@
  *   --work connect   connect, close, again and again
  *   --work idle      open --connections (with --message: one echo each), print {"ready": true}, hold
  *                    them until standard input closes or the server has closed all of them
+ *   --work broadcast open --connections, then, again and again: one of them sends a message whose first byte
+ *                    is --depth, the server sends that message to all of them so often (one turn of its
+ *                    loop), and the next turn begins when every connection has got everything
  *
  * The measured interval begins after --warmup seconds. With --server-pid (repeatable) the server's CPU
  * time is read at both of its ends: each process's and their total from the CPU clocks (nanoseconds), and
@@ -48,10 +51,10 @@
 #define FULL_STAMP_BYTES 4096  /* larger messages are stamped at every STAMP_STRIDE-th word only */
 #define STAMP_STRIDE 64
 
-enum work { WORK_ECHO, WORK_ACCEPT, WORK_CONNECT, WORK_IDLE };
+enum work { WORK_ECHO, WORK_ACCEPT, WORK_CONNECT, WORK_IDLE, WORK_BROADCAST };
 enum mode { MODE_TCP, MODE_LENGTH_PREFIX, MODE_LINE, MODE_WEBSOCKET };
 
-static const char *const WORK_NAMES[] = {"echo", "accept", "connect", "idle"};
+static const char *const WORK_NAMES[] = {"echo", "accept", "connect", "idle", "broadcast"};
 static const char *const MODE_NAMES[] = {"tcp", "length_prefix", "line", "websocket"};
 
 /* The key of RFC 6455 section 1.3 and the answer every server must give to it. */
@@ -784,14 +787,11 @@ static void print_idle(double seconds)
     fflush(stdout);
 }
 
-static void work_idle(void)
+/* Returns when all of them are ready. */
+static void open_gently(struct connection *all)
 {
-    struct connection *all = make_connections();
     uint64_t began_at = now_ns();
-    struct epoll_event standard_input = {.events = EPOLLIN, .data.ptr = NULL};
     for (int i = 0; i < options.connections; i++) {
-        if (options.message)
-            make_buffers(&all[i]);
         open_idle(&all[i]);
         handle_idle_events(now_ns() - began_at < (uint64_t)idle.opened * NS_PER_S / IDLE_CONNECTS_PER_S ? 1 : 0);
     }
@@ -801,6 +801,17 @@ static void work_idle(void)
         if (now_ns() > limit)
             fail("only %d of %d connections became ready", idle.answered, options.connections);
     }
+}
+
+static void work_idle(void)
+{
+    struct connection *all = make_connections();
+    uint64_t began_at = now_ns();
+    struct epoll_event standard_input = {.events = EPOLLIN, .data.ptr = NULL};
+    if (options.message)
+        for (int i = 0; i < options.connections; i++)
+            make_buffers(&all[i]);
+    open_gently(all);
     printf("{\"ready\": true, \"connections\": %d, \"seconds\": %.3f}\n", options.connections,
            (double)(now_ns() - began_at) / 1e9);
     fflush(stdout);
@@ -810,6 +821,62 @@ static void work_idle(void)
                now_ns() - began_at < (uint64_t)(options.seconds * 1e9)) {
         }
     print_idle((double)(now_ns() - began_at) / 1e9);
+}
+
+/* ---- work: broadcast -------------------------------------------------------------------------- */
+
+/* All connections expect the same: the message of this turn, `depth` times. The first one asks for it. */
+static void ask_for_broadcasts(struct connection *all)
+{
+    struct connection *speaker = &all[0];
+    uint64_t mask = options.mode == MODE_WEBSOCKET ? mask_of(speaker) : 0;
+    for (int i = 0; i < options.depth; i++) {
+        unsigned char *out = speaker->out + (size_t)i * out_unit + out_header;
+        unsigned char *expected = speaker->expected + (size_t)i * expected_unit + expected_header;
+        stamp(speaker, out, expected, speaker->sequence, 1);
+        expected[0] = (unsigned char)options.depth;
+        out[0] = (unsigned char)options.depth ^ *(const unsigned char *)&mask;
+    }
+    speaker->sequence++;
+    for (int i = 0; i < options.connections; i++)
+        all[i].expected_done = 0;
+    waiting = options.connections;
+    speaker->sent_at = now_ns();
+    if (send(speaker->fd, speaker->out, out_unit, MSG_DONTWAIT | MSG_NOSIGNAL) != (ssize_t)out_unit)
+        fail("the message to be broadcast could not be sent");
+}
+
+static void take_broadcasts(struct epoll_event *events, int n)
+{
+    for (int i = 0; i < n; i++) {
+        struct connection *c = events[i].data.ptr;
+        uint64_t received_at = 0;
+        if (take_echo(c, &received_at) < 0)
+            fail("connection %u: closed by the server", c->id);
+        if (received_at > 0 && batch_complete(c))
+            waiting--;
+    }
+}
+
+/* The interval begins and ends between two turns: what was paid for is what has arrived. */
+static void work_broadcast(void)
+{
+    struct connection *all = make_connections();
+    struct epoll_event events[MAX_EVENTS];
+    make_buffers(&all[0]);
+    for (int i = 1; i < options.connections; i++)
+        all[i].expected = all[0].expected;
+    open_gently(all);
+    plan_interval();
+    uint64_t last_event = now_ns();
+    while (!interval.done) {
+        ask_for_broadcasts(all);
+        while (waiting > 0)
+            take_broadcasts(events, take_events(events, &last_event));
+        count_messages(now_ns() - all[0].sent_at, (uint64_t)options.connections * (uint64_t)options.depth);
+        step_interval();
+    }
+    print_interval();
 }
 
 /* ---- arguments -------------------------------------------------------------------------------- */
@@ -845,7 +912,7 @@ static const struct option LONG_OPTIONS[] = {
 static void set_option(int letter, const char *value)
 {
     switch (letter) {
-    case 'w': options.work = (enum work)choice("work", value, WORK_NAMES, 4); break;
+    case 'w': options.work = (enum work)choice("work", value, WORK_NAMES, 5); break;
     case 'm': options.mode = (enum mode)choice("mode", value, MODE_NAMES, 4); break;
     case 'h': options.host = value; break;
     case 'p': options.port = (int)number("port", value, 1, 65535); break;
@@ -895,6 +962,8 @@ static void check_options(void)
         fail("size x depth x connections is over 4 GB");
     if (options.deflate && (options.work != WORK_IDLE || options.message))
         fail("--deflate goes with silent idle connections only: frames here are not compressed");
+    if (options.work == WORK_BROADCAST && (options.depth > 255 || options.message))
+        fail("--work broadcast goes with a depth that fits into a byte, and without --message");
     if (options.work == WORK_CONNECT && options.mode == MODE_WEBSOCKET)
         fail("--work connect goes without a handshake");
     if (options.sources == 0) /* about 28,000 ports per address and minute */
@@ -932,6 +1001,7 @@ int main(int argc, char **argv)
     case WORK_ACCEPT: work_accept(); break;
     case WORK_CONNECT: work_connect(); break;
     case WORK_IDLE: work_idle(); break;
+    case WORK_BROADCAST: work_broadcast(); break;
     }
     return 0;
 }

@@ -50,11 +50,12 @@ class _Run:
         suite = self.suite
         now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
         self.results = Results(suite.name, now, describe().as_dict(), suite.seconds)
-        turns = [(block, server) for block in suite.blocks for server in block.servers]
-        loads = suite.rounds * sum(len(block.loads) for block, _ in turns)
+        rounds = range(1, suite.rounds + 1)
+        turns = [(block, name) for number in rounds for block in suite.blocks for name in block.turn(number)]
+        loads = sum(len(block.loads) for block, _ in turns)
         of_workers = worker_steps(suite.workers)
         steps = loads + len(suite.idle) + (1 if suite.wheel_connections else 0) + len(of_workers)
-        planned = loads * (suite.seconds + OVERHEAD_S) + suite.rounds * len(turns) * START_S
+        planned = loads * (suite.seconds + OVERHEAD_S) + len(turns) * START_S
         planned += len(suite.idle) * IDLE_S + wheel_seconds(suite) + sum(step.planned_s for step in of_workers)
         self.progress = Progress(steps, planned)
 
@@ -72,20 +73,20 @@ class _Run:
 
     def _block(self, block: Block, number: int) -> None:
         """Start all servers of a block, and have them take turns at each of its loads."""
-        names = block.servers if number % 2 else block.servers[::-1]
         with contextlib.ExitStack() as stack:
-            servers = {name: self._started(stack, block, name) for name in names}
+            servers = {name: self._started(stack, block, name) for name in block.turn(number)}
             for load in block.loads:
                 for name, server in servers.items():
                     self._load(block, server, load, (name, number))
 
     def _started(self, stack: contextlib.ExitStack, block: Block, name: str) -> Running | None:
         """Start a server, or note why it cannot run; what is known is not tried again."""
-        protocol = block.loads[0].protocol
-        key = f"{name}, {protocol}"
+        load = block.loads[0]
+        key = f"{name}, {load.protocol}"
         if key in self.results.skipped:
             return None
         try:
+            protocol = SERVERS[name].load(load).protocol
             server = stack.enter_context(running(SERVERS[name], protocol, core=self.cores.server))
         except Unavailable as reason:
             self.results.skipped[key] = str(reason)
@@ -115,7 +116,7 @@ class _Run:
         began, busy = time.monotonic(), busy_seconds()
         run = CLIENTS.get(load.mode, run_load)
         raw = run(
-            load,
+            SERVERS[where[0]].load(load),
             port=server.port,
             server_pids=server.pids,
             seconds=self.suite.seconds,

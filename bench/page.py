@@ -26,8 +26,9 @@ and deadlines on.
 | to repeat | what | how long |
 |---|---|---|
 | `make bench-quick` | gevpy, the floor and a peer | a minute |
-| `make bench` | gevpy, the floor, the nearest two peers, memory, accepts, the wheel, workers | under 10 minutes |
+| `make bench` | gevpy, the floor, the nearest peers, broadcast, memory, accepts, the wheel, workers | 10 minutes |
 | `make bench-report` | every peer, and this page | 40 minutes |
+| `make bench-websocket` | WebSocket alone: sizes, depths, peers, broadcast, handshakes, memory | 4 minutes |
 | `make bench-loops` | uvloop against asyncio, compiled against pure | 6 minutes |
 | `python bench/compare.py OLD NEW` | what changed between two saved results | |
 """

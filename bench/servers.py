@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,8 @@ from bench.client import BUILD, HERE, on_core
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from bench.client import Load
 
 __all__ = [
     "HANDED_OVER",
@@ -59,6 +61,14 @@ class Server:
     arguments: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
     compiled: bool = False
+    echoes_payloads: bool = False
+    """Whether it stands beside WebSocket servers without speaking it: it echoes TCP messages of the same size."""
+
+    def load(self, load: Load) -> Load:
+        """Return what the client does to this server where others get `load`."""
+        if self.echoes_payloads and load.protocol == "websocket":
+            return replace(load, mode="tcp")
+        return load
 
     def command(self, protocol: str, extra: tuple[str, ...]) -> list[str]:
         """Return what to execute."""
@@ -176,6 +186,7 @@ _TCP = frozenset({"raw", "length_prefix", "line"})
 _ALL = _TCP | {"websocket"}
 _RAW = frozenset({"raw"})
 _WEBSOCKET = frozenset({"websocket"})
+_BROADCAST = frozenset({"broadcast"})
 _REDIS = frozenset({"redis"})
 _TLS = frozenset({"tls"})
 _PURE = {"GEVPY_PURE_PYTHON": "1"}
@@ -186,13 +197,13 @@ _HAND_OVER = ("--workers=2", "--placement=least_connections")
 SERVERS: dict[str, Server] = {
     server.name: server
     for server in (
-        Server("gevpy", "gevpy_server", _ALL | _TLS, environment=_UVLOOP, compiled=True),
-        Server("gevpy pure", "gevpy_server", _ALL | _TLS, environment=_UVLOOP | _PURE),
+        Server("gevpy", "gevpy_server", _ALL | _BROADCAST | _TLS, environment=_UVLOOP, compiled=True),
+        Server("gevpy pure", "gevpy_server", _ALL | _BROADCAST | _TLS, environment=_UVLOOP | _PURE),
         Server("gevpy, asyncio loop", "gevpy_server", _ALL, environment=_STDLIB, compiled=True),
         Server("gevpy pure, asyncio loop", "gevpy_server", _ALL, environment=_STDLIB | _PURE),
         Server(TWO_WORKERS, "gevpy_server", _ALL, ("--workers=2",), _UVLOOP, compiled=True),
         Server(HANDED_OVER, "gevpy_server", _ALL, _HAND_OVER, _UVLOOP, compiled=True),
-        Server("floor", "floor", _TCP | _TLS, ("--loop=uvloop",)),
+        Server("floor", "floor", _TCP | _BROADCAST | _TLS, ("--loop=uvloop",), echoes_payloads=True),
         Server("asyncio Protocol", "floor", _TCP | _TLS, ("--loop=asyncio",)),
         Server("streams on uvloop", "streams", _TCP, ("--loop=uvloop",)),
         Server("streams on asyncio", "streams", _TCP, ("--loop=asyncio",)),
@@ -200,8 +211,8 @@ SERVERS: dict[str, Server] = {
         Server("Twisted", "twisted_server", _TCP),
         Server("Tornado", "tornado_server", _TCP),
         Server("Go net", "net_echo.go", _RAW),
-        Server("picows", "picows_server", _WEBSOCKET),
-        Server("websockets", "websockets_server", _WEBSOCKET),
+        Server("picows", "picows_server", _WEBSOCKET | _BROADCAST),
+        Server("websockets", "websockets_server", _WEBSOCKET | _BROADCAST),
         Server("aiohttp", "aiohttp_server", _WEBSOCKET),
         Server(REDIS, "redis_c", _REDIS),
         Server(REDIS_EXAMPLE, "redis_example", _REDIS, environment=_UVLOOP, compiled=True),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["SUITES", "Block", "IdleTask", "Suite"]
 
 MIB = 1 << 20
+SELDOM_ROUNDS = 2
 
 TCP = (Load(), Load(depth=32))
 TCP_BIG = (Load(size=MIB, connections=8),)
@@ -29,12 +30,13 @@ PREFIX_BIG = (Load("length_prefix", size=MIB, connections=8),)
 LINE = tuple(Load("line", depth=depth) for depth in (1, 32))
 WEBSOCKET = tuple(Load("websocket", depth=depth) for depth in (1, 32))
 WEBSOCKET_BIG = (
-    Load("websocket", size=4096),
-    Load("websocket", size=4096, depth=32),
-    Load("websocket", size=65536),
+    *(Load("websocket", size=size, depth=depth) for size in (4096, 65536) for depth in (1, 32)),
     Load("websocket", size=MIB, connections=8),
+    Load("websocket", size=MIB, depth=32, connections=2),
 )
+BROADCAST = tuple(Load("websocket", size=128, depth=depth, connections=2000, work="broadcast") for depth in (1, 10))
 ACCEPT = (Load(work="accept"),)
+WEBSOCKET_ACCEPT = (Load("websocket", work="accept"),)
 WORKERS = tuple(Load(depth=depth, connections=100) for depth in (1, 32))
 
 TLS = tuple(Load("tls", size=size, connections=20) for size in (64, 16384))
@@ -60,6 +62,18 @@ class Block:
 
     loads: tuple[Load, ...]
     servers: tuple[str, ...]
+    seldom: tuple[str, ...] = ()
+    """More servers, for the first rounds only: they are far from the first ones, and no figure hangs on them."""
+
+    def turn(self, number: int) -> tuple[str, ...]:
+        """Return who takes part in a round, in order; the next round has the opposite one."""
+        names = (*self.servers, *self.seldom) if number <= SELDOM_ROUNDS else self.servers
+        return names if number % 2 else names[::-1]
+
+    def only(self, servers: Collection[str]) -> Block:
+        """Return this block for some servers alone."""
+        chosen = [tuple(name for name in names if name in servers) for names in (self.servers, self.seldom)]
+        return Block(self.loads, *chosen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +110,7 @@ class Suite:
 
     def only(self, servers: Collection[str]) -> Suite:
         """Return this suite for some servers alone."""
-        blocks = tuple(
-            Block(block.loads, tuple(name for name in block.servers if name in servers)) for block in self.blocks
-        )
+        blocks = tuple(block.only(servers) for block in self.blocks)
         idle = tuple(task for task in self.idle if task.server in servers)
         wheel = self.wheel_connections if "gevpy" in servers else 0
         workers = self.workers if TWO_WORKERS in servers else None
@@ -116,6 +128,12 @@ _WEBSOCKET_IDLE = (
     IdleTask("gevpy", "websocket", "deflate"),
 )
 
+WEBSOCKET_BLOCKS = (
+    Block(WEBSOCKET, (*BUILDS, "floor", "picows"), ("websockets", "aiohttp")),
+    Block(WEBSOCKET_BIG, ("gevpy", "floor", "picows"), ("websockets", "aiohttp")),
+    Block(BROADCAST, ("gevpy", "floor", "picows"), ("websockets",)),
+)
+
 QUICK = Suite(
     name="quick",
     rounds=3,
@@ -124,7 +142,7 @@ QUICK = Suite(
         Block(TCP, ("gevpy", "floor", "asyncio Protocol")),
         Block(PREFIX, ("gevpy", "floor")),
         Block(PREFIX_BIG, ("gevpy", "floor")),
-        Block(WEBSOCKET, ("gevpy", "picows")),
+        Block(WEBSOCKET, ("gevpy", "floor", "picows")),
         Block(ACCEPT, ("gevpy", "floor")),
     ),
     idle=(IdleTask("gevpy", "tcp", "after a message"),),
@@ -136,14 +154,13 @@ QUICK = Suite(
 DEFAULT = Suite(
     name="default",
     rounds=5,
-    seconds=1.0,
+    seconds=0.7,
     blocks=(
-        Block(TCP, (*BUILDS, "floor", "asyncio Protocol", "streams on uvloop")),
-        Block(PREFIX, (*BUILDS, "floor", "streams on uvloop")),
+        Block(TCP, (*BUILDS, "floor"), ("asyncio Protocol", "streams on uvloop")),
+        Block(PREFIX, (*BUILDS, "floor"), ("streams on uvloop",)),
         Block(TCP_BIG, ("gevpy", "floor")),
         Block(PREFIX_BIG, ("gevpy", "floor")),
-        Block(WEBSOCKET, (*BUILDS, "picows", "websockets")),
-        Block(WEBSOCKET_BIG, ("gevpy", "picows")),
+        *WEBSOCKET_BLOCKS,
         Block(WORKERS, ("gevpy", TWO_WORKERS)),
         Block(ACCEPT, ("gevpy", "floor", TWO_WORKERS, HANDED_OVER)),
         Block(TLS, ("gevpy", "floor")),
@@ -159,18 +176,19 @@ DEFAULT = Suite(
 REPORT = Suite(
     name="report",
     rounds=7,
-    seconds=1.5,
+    seconds=1.2,
     blocks=(
         Block(TCP, (*BUILDS, *LOOPS, "floor", *TCP_PEERS)),
         Block(PREFIX, (*BUILDS, *LOOPS, "floor", *FRAMED_PEERS)),
         Block(LINE, (*BUILDS, *LOOPS, "floor", *FRAMED_PEERS)),
         Block(TCP_BIG, (*BUILDS, "floor", *TCP_PEERS)),
         Block(PREFIX_BIG, (*BUILDS, "floor", *FRAMED_PEERS)),
-        Block(WEBSOCKET, (*BUILDS, *LOOPS, "picows", "websockets", "aiohttp")),
-        Block(WEBSOCKET_BIG, (*BUILDS, "picows", "websockets", "aiohttp")),
+        Block(WEBSOCKET, (*BUILDS, *LOOPS, "floor", "picows", "websockets", "aiohttp")),
+        Block(WEBSOCKET_BIG, ("gevpy", "floor", "picows"), ("gevpy pure", "websockets", "aiohttp")),
+        Block(BROADCAST, (*BUILDS, "floor", "picows", "websockets")),
         Block(WORKERS, ("gevpy", TWO_WORKERS)),
         Block(ACCEPT, (*BUILDS, *LOOPS, TWO_WORKERS, HANDED_OVER, "floor", *TCP_PEERS)),
-        Block((Load("websocket", work="accept"),), ("gevpy", "picows", "websockets", "aiohttp")),
+        Block(WEBSOCKET_ACCEPT, ("gevpy", "picows", "websockets", "aiohttp")),
         Block(TLS, (*BUILDS, "floor", "asyncio Protocol")),
         Block(REDIS_LOADS, (REDIS_EXAMPLE, REDIS)),
     ),
@@ -230,4 +248,16 @@ REDIS_SUITE = Suite(
 
 TLS_SUITE = replace(REDIS_SUITE, name="tls", blocks=(Block(TLS, ("gevpy", "floor")),))
 
-SUITES = {suite.name: suite for suite in (QUICK, DEFAULT, REPORT, LOOP_SUITE, WORKER_SUITE, REDIS_SUITE, TLS_SUITE)}
+WEBSOCKET_SUITE = replace(
+    REDIS_SUITE,
+    name="websocket",
+    rounds=5,
+    seconds=0.4,
+    blocks=(*WEBSOCKET_BLOCKS, Block(WEBSOCKET_ACCEPT, ("gevpy", "picows"), ("websockets", "aiohttp"))),
+    idle=_WEBSOCKET_IDLE,
+    idle_connections=8000,
+)
+
+_ALL_SUITES = (QUICK, DEFAULT, REPORT, LOOP_SUITE, WORKER_SUITE, REDIS_SUITE, TLS_SUITE, WEBSOCKET_SUITE)
+
+SUITES = {suite.name: suite for suite in _ALL_SUITES}

@@ -3,8 +3,8 @@
 Run it:   python examples/redis_server.py [--port 1833]
 Talk:     redis-cli -p 1833 set greeting hello
 
-Commands that come together are cut in one go, and their replies leave in one write. Large or dribbling ones are taken
-token by token: no byte is looked at twice. Everything is in this process's memory: run it with one worker.
+Commands that come together are cut in one go and are one message; their replies leave in one write. Large or dribbling
+ones are taken token by token: no byte is looked at twice. All is in this process's memory: run it with one worker.
 """
 
 from __future__ import annotations
@@ -79,10 +79,9 @@ def strings(*items: bytes) -> Reply:
 class Reading:
     """What the protocol knows of one connection's input."""
 
-    __slots__ = ("arguments", "at", "missing", "ready", "size")
+    __slots__ = ("arguments", "at", "missing", "size")
 
     def __init__(self) -> None:
-        self.ready: list[list[bytes]] = []  # whole commands, the next one last
         self.begin()
 
     def begin(self) -> None:
@@ -98,23 +97,19 @@ class RespProtocol(gevpy.Protocol):
 
     max_frame_bytes = MAX_COMMAND
 
-    def unpacket(self, conn: gevpy.Connection, buffer: gevpy.RingBuffer) -> tuple[None, list[bytes]] | None:
-        """Take the next command."""
+    def unpacket(self, conn: gevpy.Connection, buffer: gevpy.RingBuffer) -> tuple[None, list[list[bytes]]] | None:
+        """Take the next commands."""
         reading: Reading | None = conn.protocol_state
         if reading is None:
             reading = conn.protocol_state = Reading()
-        ready = reading.ready
-        if ready:
-            buffer.skip(1)
-            return None, ready.pop()
         if not reading.at:
-            taken = cut(buffer.peek(min(len(buffer), AT_ONCE)), ready)
+            commands: list[list[bytes]] = []
+            taken = cut(buffer.peek(min(len(buffer), AT_ONCE)), commands)
             if taken:
-                buffer.skip(taken - len(ready) + 1)  # each message takes a byte at least: leave one for each to come
-                ready.reverse()
-                return None, ready.pop()
+                buffer.skip(taken)
+                return None, commands
         command = self.assemble(conn, reading, buffer)
-        return None if command is None else (None, command)
+        return None if command is None else (None, [command])
 
     def assemble(self, conn: gevpy.Connection, reading: Reading, buffer: gevpy.RingBuffer) -> list[bytes] | None:
         """Take a command token by token, going on where the last call stopped."""
@@ -196,7 +191,7 @@ class RespProtocol(gevpy.Protocol):
         return int(line[1:])
 
     def packet(self, conn: gevpy.Connection, data: Reply) -> Reply:
-        """Send a reply as it is; a push, which RESP3 has, as an array."""
+        """Send replies as they are; a push, which comes alone and RESP3 has, as an array."""
         return b"*" + data[1:] if data[:1] == b">" else data
 
 
@@ -294,7 +289,31 @@ class Store(gevpy.Handler):
         """Drop once a second what has expired and nobody asks for."""
         worker.run_every(1, self.sweep)
 
-    def on_message(self, conn: gevpy.Connection, ctx: object, data: list[Any]) -> Any:
+    def on_message(self, conn: gevpy.Connection, ctx: object, data: list[list[Any]]) -> Any:
+        """Do the commands that came together; large replies don't wait for the others."""
+        replies: list[Reply] = []
+        for number_done, command in enumerate(data, 1):
+            reply = self.do(conn, command)
+            if type(reply) is not bytes:
+                return self.go_on_later(conn, replies, reply, data[number_done:])
+            replies.append(reply)
+            if not conn.connected:
+                break
+            if len(reply) > AT_ONCE:
+                conn.send(b"".join(replies))
+                replies.clear()
+        return b"".join(replies) if len(replies) != 1 else replies[0]
+
+    async def go_on_later(
+        self, conn: gevpy.Connection, replies: list[Reply], reply: Awaitable[Reply], left: list[list[Any]]
+    ) -> Reply:
+        """Do the commands that are left when the reply to one is there."""
+        replies.append(await reply)
+        rest = self.on_message(conn, None, left)
+        replies.append(rest if type(rest) is bytes else await rest)
+        return b"".join(replies)
+
+    def do(self, conn: gevpy.Connection, data: list[Any]) -> Any:
         """Do one command; PUBLISH gives its reply later."""
         known = self.commands.get(data[0]) or self.commands.get(data[0].upper())
         if known is None:
@@ -483,7 +502,8 @@ class Store(gevpy.Handler):
         else:
             conn.unsubscribe(topic(channel))
             channels.discard(channel)
-        return array([bulk(what), bulk(channel), integer(len(channels))], b">")
+        kind = b">" if conn.protocol is RESP3 else b"*"
+        return array([bulk(what), bulk(channel), integer(len(channels))], kind)
 
     def do_publish(self, conn: gevpy.Connection, channel: bytes, message: bytes) -> Awaitable[Reply]:
         """Send to all who subscribe, and count them, which takes a moment."""
@@ -551,9 +571,7 @@ class Store(gevpy.Handler):
         """Change to another version of the protocol."""
         if version not in VERSIONS:
             return b"-NOPROTO unsupported protocol version\r\n"
-        reading = conn.protocol_state
         conn.protocol = VERSIONS[version]
-        conn.protocol_state = reading  # commands that came along with this one
         return table(conn, bulk(b"server"), bulk(b"gevpy"), bulk(b"proto"), integer(int(version)))
 
     def do_client(self, conn: gevpy.Connection, what: bytes, *options: bytes) -> Reply:

@@ -110,7 +110,7 @@ __all__ = [
     "serve",
 ]
 
-ON_FIRST_USE = frozenset({"protobuf", "testing"})
+ON_FIRST_USE = frozenset({"protobuf", "testing", "websocket"})
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from gevpy.client_loop import ClientConnection, ClientLoop, client_loop
 from gevpy.closing import CloseKind
-from gevpy.errors import ConfigError, ConnectionClosed, GevError, ProtocolError
+from gevpy.errors import ConfigError, ConnectionClosed, GevError, HandshakeError, ProtocolError
 from gevpy.inbox import MAX_BYTES, MAX_MESSAGES, size_of
 from gevpy.options import require_seconds
 from gevpy.tls import TLS
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Client"]
 
 NORMAL = frozenset({CloseKind.PEER_CLOSED, CloseKind.CLOSED_LOCALLY})
+NORMAL_CODES = frozenset({None, 1000, 1001, 1005})  # of WebSocket; 1005: a close frame without a code
 
 
 class Client:
@@ -61,6 +62,7 @@ class Client:
         self._takes_all = False
         self._waiter: asyncio.Future[None] | None = None
         self._ended = asyncio.Event()
+        self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def __repr__(self) -> str:
         """Show where it is connected to, and how it is."""
@@ -108,6 +110,11 @@ class Client:
         return self._connection.local_addr
 
     @property
+    def subprotocol(self) -> str | None:
+        """What a WebSocket's opening handshake agreed on, or None."""
+        return self._connection.subprotocol
+
+    @property
     def protocol(self) -> Protocol:
         """The protocol in use. Assign another to swap the codec mid-stream; see `Connection.protocol`.
 
@@ -148,6 +155,15 @@ class Client:
         """
         await self._connection.drain()
 
+    async def ping(self) -> float:
+        """Send a ping and wait for its pong; give the seconds it took. For ``ws://`` and ``wss://``.
+
+        Raises:
+            ConnectionClosed: the connection is closed, or closes while waiting.
+            GevError: its protocol has no pings.
+        """
+        return await self._connection.ping()
+
     # -- receiving ---------------------------------------------------------------------------------
 
     async def recv(self, timeout_s: float | None = None) -> Any:
@@ -175,6 +191,7 @@ class Client:
     async def recv_message(self, timeout_s: float | None = None) -> tuple[Any, Any]:
         """Wait for the next message and give ``(ctx, data)``, as the protocol made them; otherwise like `recv`."""
         if not self._messages:
+            self._connection.fail_late()
             await self._wait(timeout_s)
         message = self._messages.popleft()
         self._bytes -= size_of(message[1])
@@ -185,7 +202,8 @@ class Client:
     def __aiter__(self) -> Self:
         """Give the data of one message after the other.
 
-        Ends when the connection was closed by either side in order, after the last message.
+        Ends when the connection was closed by either side in order, after the last message; with WebSocket, with code
+        1000, 1001 or none.
 
         Raises:
             ConnectionClosed: it ended otherwise: by a reset, inside a frame, with a broken frame, idle, aborted.
@@ -197,7 +215,7 @@ class Client:
         try:
             return await self.recv()
         except ConnectionClosed as error:
-            if error.reason is not None and error.reason.kind in NORMAL and error.reason.error is None:
+            if error.reason is not None and _is_normal(error.reason):
                 raise StopAsyncIteration from None
             raise
 
@@ -240,13 +258,33 @@ class Client:
             self._connection.pause_reading()
         self._wake()
 
+    def take_open(self) -> None:
+        """Learn that messages can be sent; the connection calls this."""
+        if not self._opened.done():
+            self._opened.set_result(None)
+
+    async def opened(self) -> None:
+        """Wait until messages can be sent; `gevpy.connect` does.
+
+        Raises:
+            HandshakeError: the protocol's opening handshake failed.
+        """
+        await self._opened
+
+    def is_behind(self) -> bool:
+        """Tell whether messages wait; the connection asks before it ends by what came behind them."""
+        return bool(self._messages)
+
     def take_all(self) -> None:
         """Have room for what is left of a stream that has ended, one read at most; the connection calls this."""
         self._takes_all = True
 
-    def take_end(self, reason: CloseReason) -> None:  # noqa: ARG002 - the connection knows it
+    def take_end(self, reason: CloseReason) -> None:
         """Learn that the connection is gone; it calls this."""
         self._ended.set()
+        if not self._opened.done():
+            self._opened.set_exception(_why_not_opened(self._target, reason))
+            self._opened.exception()  # nobody may be waiting any more
         self._wake()
         self.leave()
 
@@ -262,13 +300,20 @@ class Client:
 
     # -- ending ------------------------------------------------------------------------------------
 
-    async def close(self) -> None:
+    async def close(self, code: int | None = None, reason: str = "") -> None:
         """End the connection: send what waits (for at most ``timeouts.close_s``), then close; wait until it's closed.
 
         Messages that came before can still be fetched. Idempotent. Cancelling it ends the waiting; the connection
         closes all the same.
+
+        Args:
+            code: of the close frame, for ``ws://`` and ``wss://``; default 1000. See `Connection.close`.
+            reason: its text, at most 123 bytes in UTF-8.
+
+        Raises:
+            ConfigError: a code or reason that can't be sent, or a protocol that has none.
         """
-        self._connection.close()
+        self._connection.close(code, reason)
         await self._ended.wait()
 
     def abort(self) -> None:
@@ -301,3 +346,15 @@ class Client:
             self._connection.fail_upgrade(early)
             raise early
         await self._connection.start_tls(TLS() if tls is None else tls, server_side=False, server_hostname=name)
+
+
+def _is_normal(reason: CloseReason) -> bool:
+    return reason.kind in NORMAL and reason.error is None and reason.code in NORMAL_CODES
+
+
+def _why_not_opened(target: Target, reason: CloseReason) -> Exception:
+    if isinstance(reason.error, HandshakeError):
+        return reason.error
+    error = HandshakeError(f"cannot connect to {target}: it ended during the opening handshake: {reason}")
+    error.__cause__ = reason.error
+    return error

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakValueDictionary
 
 from gevpy.admission import Admission
+from gevpy.closing import CloseKind, CloseReason
 from gevpy.connection import Connection
+from gevpy.errors import HandshakeError, ProtocolError
 from gevpy.handler import Handler
 from gevpy.options import Limits, ServeOptions, Timeouts, Watermarks
 from gevpy.protocol.raw import RawProtocol
@@ -23,16 +25,20 @@ from gevpy.worker import Worker
 if TYPE_CHECKING:
     from typing import Protocol
 
-    from gevpy.closing import CloseReason
-
     class Receiver(Protocol):
         """Who gets what comes on a connection."""
 
         def take_message(self, ctx: Any, data: Any) -> None:
             """Take a message; inside the read, so that pausing here stops the next one."""
 
+        def is_behind(self) -> bool:
+            """Tell whether messages wait to be fetched."""
+
         def take_all(self) -> None:
             """Have room for whatever is left: the stream has ended, and no read will follow."""
+
+        def take_open(self) -> None:
+            """Learn that messages can be sent."""
 
         def take_end(self, reason: CloseReason) -> None:
             """Learn of the end."""
@@ -57,12 +63,13 @@ class ClientConnection(Connection):
         receiver: who gets what comes.
     """
 
-    __slots__ = ("receiver",)
+    __slots__ = ("_fault", "receiver")
 
     def __init__(self, reactor: Reactor, peer: Any, receiver: Receiver) -> None:
         """Begin before the transport is there."""
         super().__init__(reactor, peer, "")
         self.receiver = receiver
+        self._fault: tuple[str, BaseException] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Count it from now on: an attempt that was called off may come here late, or never."""
@@ -75,6 +82,29 @@ class ClientConnection(Connection):
         """End, if it ever began; the loops tell of a handshake that failed, too."""
         if self.was_made:
             super().connection_lost(exc)
+            if not self._opened:
+                self.receiver.take_end(self.close_reason or CloseReason(CloseKind.HANDSHAKE_FAILED))
+
+    def _fail(self, where: str, error: BaseException) -> None:
+        """End; a handshake that failed is for who connects to tell, so it isn't logged here."""
+        if isinstance(error, HandshakeError) and not self._opened:
+            self.begin_close(CloseKind.HANDSHAKE_FAILED, error)
+        elif isinstance(error, ProtocolError) and self._opened and self.receiver.is_behind():
+            self._fault = where, error
+            self.pause_reading()
+        else:
+            super()._fail(where, error)
+
+    def fail_late(self) -> None:
+        """End by what was wrong behind the messages that are fetched by now: they could be answered before."""
+        fault, self._fault = self._fault, None
+        if fault is not None and self.connected:
+            super()._fail(*fault)
+
+    def resume_reading(self) -> None:
+        """Read on, but never behind a fault."""
+        if self._fault is None:
+            super().resume_reading()
 
     def eof_received(self) -> bool:
         """Have all taken that came: TLS tells of the end also while reading is paused, and there is no later read."""
@@ -93,6 +123,9 @@ class ClientConnection(Connection):
 
 class _Forward(Handler):
     """Gives what comes to the connection's receiver."""
+
+    def on_connect(self, conn: Any) -> None:
+        conn.receiver.take_open()
 
     def on_message(self, conn: Any, ctx: Any, data: Any) -> None:
         conn.receiver.take_message(ctx, data)

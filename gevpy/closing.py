@@ -31,6 +31,8 @@ class CloseKind(enum.StrEnum):
     """A frame longer than ``max_frame_bytes``."""
     FRAME_TIMEOUT = "frame_timeout"
     """A frame begun and not ended within ``timeouts.frame_s``."""
+    PING_TIMEOUT = "ping_timeout"
+    """The peer did not answer a ping in time."""
     HANDLER_ERROR = "handler_error"
     """A method of the handler raised."""
     SLOW_CONSUMER = "slow_consumer"

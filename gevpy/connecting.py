@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Connecting", "connect"]
 
+WEBSOCKET_OPTIONS = frozenset(
+    {"headers", "subprotocols", "compression", "max_message_bytes", "ping_interval_s", "ping_timeout_s"}
+)
 CLIENT_LIMITS = Limits(slow_consumer="block")
 
 log = LimitedLog(logging.getLogger("gevpy.client"))
@@ -124,6 +127,7 @@ class Connecting:
         client = Client(self._target, self._options, self._protocol)
         try:
             await self._make_transport(client, sock)
+            await client.opened()
         except BaseException:
             if client._connection.was_made:
                 client.abort()  # cancelled in the very turn: TLS would say good-bye on a socket that is closed
@@ -165,6 +169,7 @@ def connect(  # noqa: PLR0913 - flat where people reach for them, grouped where 
     timeouts: Timeouts = Timeouts(),  # noqa: B008 - frozen
     watermarks: Watermarks = Watermarks(),  # noqa: B008 - frozen
     attempts: int | None = None,
+    **websocket: Any,
 ) -> Connecting:
     """Connect to a server: ``await`` it for a `Client`, use ``async with`` to have it closed, or ``async for``.
 
@@ -176,8 +181,9 @@ def connect(  # noqa: PLR0913 - flat where people reach for them, grouped where 
     For one loop: clients of it with equal options share a read buffer and a timer.
 
     Args:
-        url: ``tcp://host:port``, ``tls://host:port`` or ``unix:///path``. IPv6 addresses in brackets. A name's
-            addresses are tried 0.25 s apart, both families alternating; the first that answers is taken.
+        url: ``tcp://host:port``, ``tls://host:port``, ``unix:///path``, ``ws://host:port/path?query`` or ``wss://``.
+            IPv6 addresses in brackets. A name's addresses are tried 0.25 s apart, both families alternating; the first
+            that answers is taken.
         protocol: how bytes become messages; default `RawProtocol`. One object may serve many clients.
         ssl: for ``tls://``: a `TLS` (``ca`` replaces the system's authorities, ``cert`` is shown to the server), or an
             ``ssl.SSLContext``. Default: the system's authorities. With ``unix://`` it turns TLS on.
@@ -188,6 +194,9 @@ def connect(  # noqa: PLR0913 - flat where people reach for them, grouped where 
             `WriteBufferFull`. The other limits are for servers.
         timeouts: see `Timeouts`: ``handshake_s``, ``frame_s``, ``write_stall_s``, ``close_s``, ``tls_shutdown_s``.
         watermarks: when `Client.drain` waits, and how long.
+        websocket: for ``ws://`` and ``wss://``: ``headers`` (a table or pairs) and ``subprotocols`` (a list) of the
+            opening request; ``compression`` (default False), ``max_message_bytes`` (1 MiB), ``ping_interval_s`` and
+            ``ping_timeout_s`` (20 each), as `gevpy.websocket.WebSocketProtocol` has them.
         attempts: for ``async for``: raise after so many failures to connect in a row. Default None: never.
 
     Returns:
@@ -198,7 +207,8 @@ def connect(  # noqa: PLR0913 - flat where people reach for them, grouped where 
         OSError: when connecting: what the system says, as asyncio would (``ConnectionRefusedError``,
             ``socket.gaierror``, ``FileNotFoundError`` for a Unix socket), with the URL in its text.
         TimeoutError: it took longer than ``connect_timeout_s``. It is an ``OSError``, too.
-        HandshakeError: the TLS handshake failed; ``__cause__`` is the ``ssl.SSLError``.
+        HandshakeError: the TLS handshake failed; ``__cause__`` is the ``ssl.SSLError``. Or the WebSocket handshake did;
+            with ``status`` and ``headers`` where the server refused.
 
     Source: the shape of the ``websockets`` library's client; RFC 8305 for names with many addresses.
 
@@ -213,9 +223,7 @@ def connect(  # noqa: PLR0913 - flat where people reach for them, grouped where 
         ...             show(f"lost: {error}")
     """
     target = parse_url(url)
-    if protocol is not None and not isinstance(protocol, Protocol):
-        raise ConfigError(f"protocol must be a gevpy.Protocol object, not {protocol!r}")
-    protocol = RawProtocol() if protocol is None else protocol
+    protocol = _protocol_of(target, protocol, websocket)
     if connect_timeout_s is not None:
         require_seconds("connect_timeout_s", connect_timeout_s)
     if attempts is not None and (not isinstance(attempts, int) or isinstance(attempts, bool) or attempts < 1):
@@ -225,7 +233,7 @@ def connect(  # noqa: PLR0913 - flat where people reach for them, grouped where 
     context = _context_of(target, ssl)
     name = server_hostname or target.host
     if context is None and server_hostname is not None:
-        raise ConfigError("server_hostname is for TLS: use a tls:// url")
+        raise ConfigError("server_hostname is for TLS: use a tls:// or wss:// url")
     if context is not None and not name:
         raise ConfigError("server_hostname is needed: a Unix socket has no name that a certificate could have")
     return Connecting(
@@ -239,11 +247,27 @@ def connect(  # noqa: PLR0913 - flat where people reach for them, grouped where 
     )
 
 
+def _protocol_of(target: Target, protocol: Protocol | None, websocket: dict[str, Any]) -> Protocol:
+    if unknown := websocket.keys() - WEBSOCKET_OPTIONS:
+        raise TypeError(f"connect() got an unexpected keyword argument {min(unknown)!r}")
+    if target.is_websocket:
+        if protocol is not None:
+            raise ConfigError("protocol is for tcp://, tls:// and unix:// urls: ws:// and wss:// have their own")
+        from gevpy.websocket.client import WebSocketClientProtocol  # noqa: PLC0415 - on first use: wsproto takes time
+
+        return WebSocketClientProtocol(target.authority, target.resource, **websocket)
+    if websocket:
+        raise ConfigError(f"{min(websocket)} is for ws:// and wss:// urls")
+    if protocol is not None and not isinstance(protocol, Protocol):
+        raise ConfigError(f"protocol must be a gevpy.Protocol object, not {protocol!r}")
+    return RawProtocol() if protocol is None else protocol
+
+
 def _context_of(target: Target, ssl: TLS | SSLContext | None) -> SSLContext | None:
     if ssl is None:
-        return _system_context() if target.scheme == "tls" else None
-    if target.scheme == "tcp":
-        raise ConfigError("ssl is for tls:// urls; with tcp:// nothing would be encrypted")
+        return _system_context() if target.is_encrypted else None
+    if target.scheme in ("tcp", "ws"):
+        raise ConfigError(f"ssl is for tls:// and wss:// urls; with {target.scheme}:// nothing would be encrypted")
     if not isinstance(ssl, TLS | SSLContext):
         raise ConfigError(f"ssl must be a gevpy.TLS or an ssl.SSLContext, not {type(ssl).__name__}")
     return client_context(ssl)

@@ -5,16 +5,17 @@ cdef class ConnectionCore(ReadSide):
     cdef readonly long long id
     cdef public object network
     cdef public long long close_tick
+    cdef public long long protocol_tick
     cdef object _reactor
     cdef object _hook_tasks
     cdef object _local_addr
     cdef object _peer
     cdef object _values
-    cdef bint _draining
+    cdef object _ending
     cdef bint _gone
     cdef bint _leaving
     cdef public bint _lingering
-    cdef bint _opened
+    cdef public bint _opened
     cdef bint _parting
     cdef public bint _tls
     cdef bint _wait_for_handler

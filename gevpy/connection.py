@@ -24,6 +24,7 @@ from gevpy.errors import (
     ConnectionClosed,
     FrameTooLarge,
     GevError,
+    HandshakeError,
     ProtocolError,
     TruncatedFrame,
 )
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
     from gevpy.reactor import Reactor
     from gevpy.tls import TLS
+    from gevpy.websocket.http import Request
     from gevpy.worker import Worker
 
 __all__ = ["Connection"]
@@ -49,7 +51,7 @@ class ConnectionCore(ReadSide):
     """All of a connection but the base class that asyncio asks for, which an extension type can't have first."""
 
     __slots__ = (
-        "_draining",
+        "_ending",
         "_gone",
         "_hook_tasks",
         "_leaving",
@@ -66,6 +68,7 @@ class ConnectionCore(ReadSide):
         "context",
         "id",
         "network",
+        "protocol_tick",
     )
 
     def __init__(self, reactor: Reactor, peer: Any, network: str) -> None:
@@ -79,9 +82,10 @@ class ConnectionCore(ReadSide):
         self._local_addr: str | None = None
         self._values: dict[str, Any] | None = None
         self.close_tick = -1
+        self.protocol_tick = -1  # when the protocol wants to be woken
         self._hook_tasks: set[asyncio.Task[None]] | None = None  # asynchronous hooks that run
         self._wait_for_handler = False  # close() was called by our own handler, whose reply still leaves
-        self._draining = False  # the server goes away: close when handlers and hooks have ended
+        self._ending: CloseKind | None = None  # what to close for when handlers and hooks have ended
         self._leaving = False  # handler and protocol know that the server goes away
         self._gone = False  # connection_lost has come
         self._lingering = False  # our side is ended; input is read and forgotten until the peer has all
@@ -99,12 +103,29 @@ class ConnectionCore(ReadSide):
     @property
     def connected(self) -> bool:
         """Whether messages can be sent. False from the moment the connection is known to be ending."""
-        return self._connected
+        return self._connected and self._opened
 
     @property
     def close_reason(self) -> CloseReason | None:
         """Why it ends or ended; None as long as it is connected."""
         return self._reason
+
+    def call_due(self, now: int) -> None:
+        """Have the protocol do what it asked to be woken for."""
+        try:
+            self._protocol.due(self, now)
+        except FAILURES as error:
+            self._fail("due", error)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it is neither closing nor closed; also during the protocol's opening handshake."""
+        return self._connected
+
+    @property
+    def reactor(self) -> Reactor:
+        """What it shares with the other connections of its loop; for protocols."""
+        return self._reactor
 
     @property
     def worker(self) -> Worker:
@@ -141,7 +162,10 @@ class ConnectionCore(ReadSide):
             raise ConfigError(msg)
         self._protocol = protocol
         self.protocol_state = None
+        self.protocol_tick = -1
         self.forget_search()
+        if self._opened and self._connected:
+            protocol.begin(self)  # who has an opening handshake doesn't wait for it without end
 
     @property
     def was_made(self) -> bool:
@@ -222,6 +246,33 @@ class ConnectionCore(ReadSide):
         """Whether bytes or messages wait that came already."""
         return bool(self.read_buffer_length) or (self._inbox is not None and self._inbox.has_waiting)
 
+    # -- WebSocket ---------------------------------------------------------------------------------
+
+    @property
+    def request(self) -> Request | None:
+        """The opening request: path, query, headers; None of protocols that have none."""
+        request: Request | None = getattr(self.protocol_state, "request", None)
+        return request
+
+    @property
+    def subprotocol(self) -> str | None:
+        """What was agreed on in the opening handshake, or None."""
+        name: str | None = getattr(self.protocol_state, "subprotocol", None)
+        return name
+
+    async def ping(self) -> float:
+        """Send a ping and wait for its pong; give the seconds it took.
+
+        Raises:
+            ConnectionClosed: the connection is closed, or closes while waiting.
+            GevError: its protocol has no pings.
+
+        Source: RFC 6455 section 5.5.2.
+        """
+        if not self.connected:
+            raise self._closed_error()
+        return await self._protocol.ping(self)
+
     # -- values ------------------------------------------------------------------------------------
 
     def set(self, key: str, value: Any) -> None:
@@ -248,7 +299,7 @@ class ConnectionCore(ReadSide):
             ConfigError: ``topic`` is empty, too long, or has control characters.
             ConnectionClosed: the connection is closed or closing.
         """
-        if not self._connected:
+        if not self.connected:
             raise self._closed_error()
         self._reactor.topics.subscribe(topic, self)
 
@@ -258,15 +309,25 @@ class ConnectionCore(ReadSide):
 
     # -- ending ------------------------------------------------------------------------------------
 
-    def close(self) -> None:
+    def close(self, code: int | None = None, reason: str = "") -> None:
         """End the connection: read no more, send what waits (for at most ``timeouts.close_s``), then close.
 
         The peer sees all that was sent and then the end of the stream: a FIN, not a reset. Where it is still sending,
         its input is read and forgotten until it pauses; its own FIN is not waited for. Called inside ``on_message``,
         the replies of this read, the one being made included, still leave. Idempotent, and safe from any thread.
 
-        Source: gev's ``Connection.Close``.
+        Args:
+            code: of the close frame, on WebSocket: 1000 to 1003, 1007 to 1014, or 3000 to 4999. Default: 1000. The
+                peer's own close frame is then waited for, at most ``timeouts.close_s``.
+            reason: its text, at most 123 bytes in UTF-8.
+
+        Raises:
+            ConfigError: a code or reason that can't be sent, or a protocol that has none.
+
+        Source: gev's ``Connection.Close``; RFC 6455 section 7.
         """
+        if code is not None or reason:
+            self._protocol.close_words(self, code, reason)
         if get_ident() != self._reactor.thread_id:
             self._reactor.call_from_thread(self.close)
             return
@@ -289,7 +350,8 @@ class ConnectionCore(ReadSide):
         From then on ``send`` raises `ConnectionClosed`, and a reply that a handler returns is dropped and counted.
 
         Raises:
-            GevError: the connection uses TLS, whose two sides the event loops end together: use `close`.
+            GevError: the connection uses TLS, whose two sides the event loops end together, or WebSocket, whose end is
+                said by both sides: use `close`.
 
         Source: gev's ``Connection.ShutdownWrite``, which lost what waited.
         """
@@ -297,6 +359,8 @@ class ConnectionCore(ReadSide):
             return
         if self._tls:
             raise GevError("a TLS connection can't be shut down on one side: use close()")
+        if self._protocol.ends_both_sides:
+            raise GevError("this protocol's connections can't be shut down on one side: use close()")
         self._write_shut = True
         if self._eof and self._inbox is None:
             self._finish_input()
@@ -307,6 +371,7 @@ class ConnectionCore(ReadSide):
         """Begin a graceful close for the reason given; the first reason stays."""
         if not self._connected:
             return
+        self._expects_farewell = self._protocol.expects_farewell(self, kind) and not self._eof
         self._connected = False
         self._closing = True
         self._reason = close_reason(kind, error)
@@ -331,31 +396,52 @@ class ConnectionCore(ReadSide):
 
     def begin_drain(self, why: str) -> None:
         """Close because the server goes away, as soon as running handlers have ended and output has left."""
-        if not self._connected or self._draining:
+        if not self._connected or self._ending is CloseKind.DRAINED:
             return
-        self._draining = True
+        self._ending = CloseKind.DRAINED
         self.stop_reading()
         self.announce_drain(why)
-        self._settle_drain()
+        self._settle_ending()
 
-    def _settle_drain(self) -> None:
-        if self._draining and self._inbox is None and not self._hook_tasks:
-            self.begin_close(CloseKind.DRAINED)
+    def end_with(self, kind: CloseKind) -> None:
+        """Read no more, and close for the reason given as soon as running handlers have ended."""
+        if self._connected and self._ending is None:
+            self._ending = kind
+            self.stop_reading()
+            self._settle_ending()
+
+    def _settle_ending(self) -> None:
+        if self._ending is not None and self._inbox is None and (not self._hook_tasks or not self._opened):
+            self.begin_close(self._ending)
 
     def end_drain(self) -> None:
         """Abort, because the drain's deadline has passed."""
         self._abort_with(CloseKind.DRAINED, TimeoutError("the drain's deadline passed"))
 
     def _settle_close(self) -> None:
-        """Close the transport, if nothing is left to wait for."""
-        if self._lost or self._queued() or (self._wait_for_handler and self._inbox is not None):
+        """Say farewell behind the last reply, and close the transport, if nothing is left to wait for."""
+        if self._lost or (self._wait_for_handler and self._inbox is not None):
             return
-        if self._lingering:
+        if not self._said_farewell:
+            self._say_farewell()
+        if self._lost or self._queued() or self._expects_farewell or self._lingering:
             return
         if not self._eof and (unread_bytes(self.fileno()) or (self._tls and self.is_held)):
             self._linger()  # under TLS input may wait in the transport, too, where reading was paused
         else:
             self._close_transport()
+
+    def _say_farewell(self) -> None:
+        self._said_farewell = True
+        assert self._reason is not None, "closing begins with a reason"
+        try:
+            self._reason = self._protocol.farewell(self, self._reason)
+        except FAILURES as error:
+            self._expects_farewell = False
+            self._reactor.report(self, "farewell", error)
+        self._hand_over()
+        if self._expects_farewell:
+            self.read_farewell()
 
     def _close_transport(self) -> None:
         self._lost = True
@@ -406,12 +492,27 @@ class ConnectionCore(ReadSide):
             self._transport.abort()
             return
         self._connected = True
+        if self._protocol.begin(self):
+            self.opening_done()
+        else:
+            self._reactor.opening(self)
+        self.hold_pause()
+
+    def opening_done(self) -> None:
+        """Greet the handler: messages can be sent from now on. Does nothing the second time."""
+        if self._opened or not self._connected:
+            return
         self._opened = True
         self._reactor.opened(self)
         self.call_hook("on_connect")
         if self._hook_tasks:
             self.wait_for_connect()
-        self.hold_pause()
+
+    def wake_protocol(self, tick: int) -> None:
+        """Have the protocol's ``due`` called at a tick, in place of the one it asked for before; -1: never."""
+        self.protocol_tick = tick
+        if tick >= 0:
+            self._reactor.arm(self, tick)
 
     def _take_transport(self, transport: asyncio.BaseTransport, *, is_tls: bool) -> None:
         """Send and receive by this transport from now on."""
@@ -429,6 +530,8 @@ class ConnectionCore(ReadSide):
             return False
         if self._lingering:
             self._close_transport()
+        elif self._expects_farewell:
+            self.farewell_heard()
         elif self._inbox is None and self._connected:
             self._finish_input()
         return True
@@ -452,14 +555,16 @@ class ConnectionCore(ReadSide):
         self._lost = True
         self._parting = False
         self._gone = True
-        if not self._opened:
-            self._reactor.turned_away(self)
-            return
         if self._reason is None:
             self._reason = close_reason(self._kind_of_loss(exc), exc)
+        if self._opened:
+            self._reason = self._protocol.ended(self, self._reason)
         self._discard_output()
         self.release()
-        self._reactor.lost(self)
+        if self._opened:
+            self._reactor.lost(self)
+        else:
+            self._reactor.turned_away(self)
         if self._inbox is not None:
             self._inbox.cancel()
         for task in self._hook_tasks or ():
@@ -468,7 +573,7 @@ class ConnectionCore(ReadSide):
 
     def _settle_gone(self) -> None:
         """Tell the handler of the end, once what it still had running has ended."""
-        if self._gone and self._inbox is None and not self._hook_tasks:
+        if self._gone and self._opened and self._inbox is None and not self._hook_tasks:
             self._reactor.finish(self)
 
     @staticmethod
@@ -482,7 +587,7 @@ class ConnectionCore(ReadSide):
         waiting = self.read_buffer_length
         if waiting:
             self.begin_close(CloseKind.PEER_CLOSED, TruncatedFrame("the stream ended inside a frame", actual=waiting))
-        elif not self._reactor.half_close or self._write_shut:
+        elif not self._reactor.half_close or self._write_shut or self._protocol.ends_both_sides or not self._opened:
             self.begin_close(CloseKind.PEER_CLOSED)
 
     # -- the handler -------------------------------------------------------------------------------
@@ -498,16 +603,54 @@ class ConnectionCore(ReadSide):
             self._fail(name, error)
             return
         if result is not None and hasattr(result, "__await__"):
-            if self._hook_tasks is None:
-                self._hook_tasks = set()
-            task = self.start_task(self._await_hook(name, result))
-            self._hook_tasks.add(task)
-            task.add_done_callback(partial(self._hook_ended, name, result))
+            self._start_hook(name, self._await_hook(name, result), result)
+
+    def ask(self, name: str, then: Callable[[Any], None], *args: Any) -> None:
+        """Call a method of the handler for its answer, and ``then`` with that: now, or when its coroutine has ended.
+
+        Nothing is read meanwhile. What either raises ends the connection.
+        """
+        hook = self._reactor.hooks.get(name)
+        answer = None
+        if hook is not None:
+            try:
+                answer = hook(self, *args)
+            except FAILURES as error:
+                self._fail(name, error)
+                return
+        if hasattr(answer, "__await__"):
+            self.wait_for_connect()
+            self._start_hook(name, self._await_answer(name, then, answer), answer)
+        else:
+            self._tell_answer(name, then, answer)
+
+    def _start_hook(self, name: str, work: Coroutine[Any, Any, None], awaitable: Any) -> None:
+        if self._hook_tasks is None:
+            self._hook_tasks = set()
+        task = self.start_task(work)
+        self._hook_tasks.add(task)
+        task.add_done_callback(partial(self._hook_ended, name, awaitable))
 
     async def _await_hook(self, name: str, awaitable: Any) -> None:
         try:
             await awaitable
         except Exception as error:  # noqa: BLE001 - whatever the application raised ends this connection only
+            self._fail(name, error)
+
+    async def _await_answer(self, name: str, then: Callable[[Any], None], awaitable: Any) -> None:
+        try:
+            answer = await awaitable
+        except Exception as error:  # noqa: BLE001 - the same
+            self._fail(name, error)
+            return
+        self._tell_answer(name, then, answer)
+
+    def _tell_answer(self, name: str, then: Callable[[Any], None], answer: Any) -> None:
+        try:
+            then(answer)
+        except HandshakeError as error:
+            self._fail("unpacket", error)  # the peer's fault
+        except FAILURES as error:
             self._fail(name, error)
 
     def _hook_ended(self, name: str, awaitable: Any, task: asyncio.Task[None]) -> None:
@@ -518,9 +661,9 @@ class ConnectionCore(ReadSide):
             self._hook_tasks.discard(task)
         if task.cancelled() and self._connected:  # not by us
             self._fail(name, asyncio.CancelledError(f"the task of {name} was cancelled"))
-        if name == "on_connect":
+        if name == "on_connect" or (name == "on_request" and not self._hook_tasks):
             self.connect_done()
-        self._settle_drain()
+        self._settle_ending()
         self._settle_gone()
 
     def call_handler(self, ctx: Any, data: Any) -> Any:
@@ -550,7 +693,7 @@ class ConnectionCore(ReadSide):
     def inbox_empty(self) -> None:
         """Go on without an inbox; if the connection is ending, take the next step."""
         super().inbox_empty()
-        self._settle_drain()
+        self._settle_ending()
         if self._closing:
             self.flush()
         self._settle_gone()
@@ -573,12 +716,18 @@ class ConnectionCore(ReadSide):
         kind = CloseKind.HANDLER_ERROR
         if where == "unpacket":
             kind = CloseKind.FRAME_TOO_LARGE if isinstance(error, FrameTooLarge) else CloseKind.PROTOCOL_ERROR
-        self._reactor.report(self, where, error, expected=self._is_peers_fault(where, error))
+            if isinstance(error, HandshakeError):
+                kind = CloseKind.HANDSHAKE_FAILED
+        is_theirs = self._is_peers_fault(where, error)
+        self._reactor.report(self, where, error, expected=is_theirs)
         self.begin_close(kind, error)
+        if is_theirs:
+            _forget_frames(error)
 
     @staticmethod
     def _is_peers_fault(where: str, error: BaseException) -> bool:
-        return where == "unpacket" and isinstance(error, ProtocolError) and not isinstance(error, CodecError)
+        is_theirs = isinstance(error, ProtocolError | HandshakeError) and not isinstance(error, CodecError)
+        return where == "unpacket" and is_theirs
 
     def _send_from_thread(self, data: Any, on_written: Callable[[Any, BaseException | None], object] | None) -> None:
         self._reactor.send_from_thread(self, data, on_written)
@@ -592,6 +741,13 @@ class ConnectionCore(ReadSide):
                 self._abort_with(CloseKind.CLOSED_LOCALLY, None)
             else:
                 self._reactor.arm(self, self.close_tick)
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Let go of the frames that an error of the peer's passed: they hold what it sent, and, in a circle, us."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__
 
 
 class Connection(ConnectionCore, asyncio.BufferedProtocol):

@@ -26,8 +26,7 @@ def check_deadlines(conn: ConnectionCore, reactor: Reactor, now: int) -> None:
     if conn.is_held and was_reset(conn.fileno()):
         conn._abort_with(CloseKind.PEER_RESET, ConnectionResetError("the peer has reset the connection"))
     elif conn._closing and 0 <= conn.close_tick <= now:
-        error = WriteBufferFull("output not flushed in time", actual=conn.write_buffer_length)
-        conn._abort_with(CloseKind.CLOSED_LOCALLY, error)
+        conn._abort_with(CloseKind.CLOSED_LOCALLY, _why_not_closed(conn))
     elif conn._busy and reactor.stall_ticks and _stalled(conn, reactor, now):
         error = WriteBufferFull("output does not leave", actual=conn.write_buffer_length)
         conn._abort_with(CloseKind.WRITE_STALL, error)
@@ -35,12 +34,21 @@ def check_deadlines(conn: ConnectionCore, reactor: Reactor, now: int) -> None:
         late = FrameTimeout("frame not whole in time", actual=conn.read_buffer_length)
         reactor.report(conn, "frame", late, expected=True)
         conn.begin_close(CloseKind.FRAME_TIMEOUT, late)
-    elif conn._connected and reactor.idle_ticks and now >= conn.active_tick + reactor.idle_ticks:
+    elif conn._connected and 0 <= conn.protocol_tick <= now:
+        conn.protocol_tick = -1
+        conn.call_due(now)
+    elif conn._opened and conn._connected and reactor.idle_ticks and now >= conn.active_tick + reactor.idle_ticks:
         _evict(conn, now)
     if conn.still_lingers():
         reactor.arm(conn, now + 1)
     elif not conn._lost:
         _rearm(conn, reactor, now)
+
+
+def _why_not_closed(conn: ConnectionCore) -> Exception:
+    if conn._expects_farewell and not conn.write_buffer_length:
+        return TimeoutError("the peer did not answer the close in time")
+    return WriteBufferFull("output not flushed in time", actual=conn.write_buffer_length)
 
 
 def _stalled(conn: ConnectionCore, reactor: Reactor, now: int) -> bool:
@@ -73,6 +81,8 @@ def _rearm(conn: ConnectionCore, reactor: Reactor, now: int) -> None:
         due.append(now + LOOK_TICKS)
     if conn.frame_due_tick() >= 0:
         due.append(conn.frame_due_tick())
+    if conn._connected and conn.protocol_tick >= 0:
+        due.append(conn.protocol_tick)
     if conn._connected and reactor.idle_ticks:
         due.append(conn.active_tick + reactor.idle_ticks)
     if due:

@@ -17,7 +17,7 @@ from collections import deque
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from gevpy.errors import ConfigError
 from gevpy.listener import tune
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Target", "dial", "parse_url"]
 
+WEB_PORTS = {"ws": 80, "wss": 443}
+ALREADY_QUOTED = "!#$%&'()*+,/:;=?@[]~"
 STAGGER_S = 0.25  # between two attempts: RFC 8305, section 5
 UNIX_RETRY_S = 0.01  # how often a full Unix socket is asked again: nothing tells when it has room
 MAX_PORT = 65535
@@ -43,27 +45,45 @@ class Target:
     """Where a client connects to.
 
     Attributes:
-        scheme: ``"tcp"``, ``"tls"`` or ``"unix"``.
+        scheme: ``"tcp"``, ``"tls"``, ``"unix"``, ``"ws"`` or ``"wss"``.
         host: a name or an address, without brackets; ``""`` for Unix sockets.
         port: 1 to 65535; 0 for Unix sockets.
         path: of a Unix socket, else ``""``.
+        resource: path and query of a WebSocket, else ``""``.
     """
 
-    scheme: Literal["tcp", "tls", "unix"]
+    scheme: Literal["tcp", "tls", "unix", "ws", "wss"]
     host: str = ""
     port: int = 0
     path: str = ""
+    resource: str = ""
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether the URL asks for TLS."""
+        return self.scheme in ("tls", "wss")
+
+    @property
+    def is_websocket(self) -> bool:
+        """Whether the URL asks for a WebSocket."""
+        return self.scheme in WEB_PORTS
+
+    @property
+    def authority(self) -> str:
+        """Host and port as a request names them: without the port that goes without saying."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == WEB_PORTS.get(self.scheme) else f"{host}:{self.port}"
 
     def __str__(self) -> str:
         """Write the URL."""
         if self.scheme == "unix":
             return f"unix://{self.path}"
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}"
+        return f"{self.scheme}://{host}:{self.port}{self.resource.partition('?')[0]}"
 
 
 def parse_url(url: str) -> Target:
-    """Read ``tcp://host:port``, ``tls://host:port`` or ``unix:///path``.
+    """Read ``tcp://host:port``, ``tls://host:port``, ``unix:///path``, ``ws://host/path`` or ``wss://host/path``.
 
     Raises:
         ConfigError: it is none of these; the text names the part that is wrong, and shows no password.
@@ -76,15 +96,30 @@ def parse_url(url: str) -> Target:
     scheme, _, rest = url.partition("://")
     if scheme == "unix":
         return Target("unix", path=_path(rest, shown))
-    if scheme not in ("tcp", "tls"):
-        raise ConfigError(f"url scheme must be tcp, tls or unix, as in tcp://host:port, not {shown!r}")
-    if "@" in rest:
+    if scheme not in ("tcp", "tls", "ws", "wss"):
+        raise ConfigError(f"url scheme must be tcp, tls, unix, ws or wss, as in tcp://host:port, not {shown!r}")
+    if "@" in re.split("[/?#]", rest, maxsplit=1)[0]:
         raise ConfigError(f"url can't have a user or a password: {shown!r}")
+    if scheme in WEB_PORTS:
+        return _web_target("ws" if scheme == "ws" else "wss", rest, shown)
     rest = rest.removesuffix("/")
     if re.search("[/?#]", rest):
         raise ConfigError(f"url can't have a path, a query or a fragment: {shown!r}")
     host, port = _split(rest, shown)
     return Target("tls" if scheme == "tls" else "tcp", _host(host, shown), _port(port, shown))
+
+
+def _web_target(scheme: Literal["ws", "wss"], rest: str, shown: str) -> Target:
+    """Read what follows ``ws://``. Source: RFC 6455 section 3."""
+    if "#" in rest:
+        raise ConfigError(f"url can't have a fragment: {shown!r}")
+    at = re.search("[/?]", rest)
+    place, resource = (rest[: at.start()], rest[at.start() :]) if at else (rest, "/")
+    host, port = _split(place, shown)
+    number = _port(port, shown) if port else WEB_PORTS[scheme]
+    if resource.startswith("?"):
+        resource = "/" + resource
+    return Target(scheme, _host(host, shown), number, resource=quote(resource, safe=ALREADY_QUOTED))
 
 
 def _path(rest: str, shown: str) -> str:

@@ -1,4 +1,4 @@
-"""What an application writes: one class with up to seven methods, for any protocol."""
+"""What an application writes: one class with up to eight methods, for any protocol."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gevpy.closing import CloseReason
     from gevpy.connection import Connection
+    from gevpy.websocket.http import Request
     from gevpy.worker import Worker
 
 __all__ = ["Handler"]
@@ -40,6 +41,17 @@ class Handler:
 
     def on_connect(self, conn: Connection) -> Any:
         """Greet a connection that can carry messages. Reading starts when this has ended."""
+
+    def on_request(self, conn: Connection, request: Request) -> Any:
+        """Answer an opening request, of protocols that have one (WebSocket), or let it go on.
+
+        Args:
+            conn: the connection it came on, which can't carry messages yet. Its ``context`` may be set.
+            request: path, query and headers.
+
+        Returns:
+            None to go on with the handshake, or a `gevpy.websocket.Response`: a plain page, or a refusal.
+        """
 
     def on_message(self, conn: Connection, ctx: Any, data: Any) -> Any:
         """Handle one message.

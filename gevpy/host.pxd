@@ -4,6 +4,7 @@ from gevpy.stats cimport Stats
 from gevpy.timing_wheel cimport TimingWheel
 from gevpy.write_batch cimport WriteBatch
 
+cdef Py_ssize_t FLUSHES_PER_TURN
 cdef Py_ssize_t RING_BYTES
 cdef Py_ssize_t POOL_BYTES
 

@@ -13,6 +13,7 @@ cdef class Reactor(Host):
     cdef public object timers
     cdef public object log
     cdef public bint draining
+    cdef public object leaving
     cdef public object tls
     cdef public object proxies
     cdef public dict pending

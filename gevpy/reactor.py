@@ -29,7 +29,8 @@ from gevpy.handler import Handler
 from gevpy.host import FAILURES, Host
 from gevpy.log_limit import LimitedLog, printable
 from gevpy.proxy_gate import TrustedProxies
-from gevpy.stats import DropReason
+from gevpy.stats import DropReason, RejectReason
+from gevpy.ticks import TURN_S, ticks_for
 from gevpy.timers import TimerGroup
 from gevpy.tls import LiveContext
 from gevpy.topics import Topics
@@ -44,23 +45,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Reactor", "ticks_for"]
 
-TICK_S = 0.1
-TURN_S = TICK_S / 2
-HOOKS = ("on_start", "on_stop", "on_connect", "on_close", "on_writable", "on_drain")
-LOGGED_KINDS = (CloseKind.SLOW_CONSUMER, CloseKind.WRITE_STALL)  # those that no error was reported for before
+HOOKS = ("on_start", "on_stop", "on_request", "on_connect", "on_close", "on_writable", "on_drain")
+LOGGED_KINDS = (CloseKind.SLOW_CONSUMER, CloseKind.WRITE_STALL, CloseKind.PING_TIMEOUT)  # no error was reported
 GOODBYES_S = 5.0  # over which the goodbyes of a patient drain are spread
 NEVER_S = 1e9
 ABORT_WAIT_S = 1.0  # for handlers that were cancelled to end
 
 logger = logging.getLogger("gevpy.connection")
-
-
-def ticks_for(seconds: float | None) -> int:
-    """Give the turns of the wheel after which ``seconds`` are surely over; 0 for None, which turns a timeout off.
-
-    Timeouts round up to whole ticks of 100 ms.
-    """
-    return 0 if seconds is None else 2 * math.ceil(round(seconds / TICK_S, 6)) + 2
 
 
 def _hooks_of(handler: Any) -> dict[str, Callable[..., Any]]:
@@ -105,6 +96,7 @@ class Reactor(Host):
         self, loop: asyncio.AbstractEventLoop, handler: Handler, options: ServeOptions, admission: Admission
     ) -> None:
         """Set up; nothing runs before `start`."""
+        handler = options.protocol.handler_for(handler)
         super().__init__(loop, options.protocol, handler.on_message)
         self.is_async = inspect.iscoroutinefunction(handler.on_message)
         self.hooks = _hooks_of(handler)
@@ -117,6 +109,7 @@ class Reactor(Host):
         self.log = LimitedLog(logger)
         self._apply(options)
         self._tasks: set[asyncio.Task[Any]] = set()
+        self.leaving = ""  # why, once a patient drain has begun
         self.draining = False  # what is accepted now is turned away
         self.aborted_peers: list[str] = []
         self._unfinished = 0  # connections accepted whose on_close has not ended
@@ -201,15 +194,25 @@ class Reactor(Host):
 
     def turned_away(self, conn: ConnectionCore) -> None:
         """Let go of a connection that was expected and never opened."""
+        self.pending.pop(conn, None)
         self.admission.leave(conn.network)
+        if conn.close_reason is not None and conn.close_reason.kind is CloseKind.HANDSHAKE_FAILED:
+            self.stats.count_rejected(RejectReason.HANDSHAKE_FAILED)
         self._finished()
+
+    def opening(self, conn: ConnectionCore) -> None:
+        """Wait for a connection whose protocol has an opening handshake; a drain ends it."""
+        self.pending[conn] = partial(conn.begin_close, CloseKind.DRAINED)
 
     def opened(self, conn: ConnectionCore) -> None:
         """Take in a connection that can carry messages."""
+        self.pending.pop(conn, None)
         self.connections[conn] = None
         self.stats.opened += 1
         if self.idle_ticks:
             self.arm(conn, self.tick + self.idle_ticks)
+        if self.leaving:
+            self.loop.call_soon(conn.announce_drain, self.leaving)
 
     def lost(self, conn: ConnectionCore) -> None:
         """Let go of a connection whose transport is gone; the counters move before ``on_close``."""
@@ -304,6 +307,7 @@ class Reactor(Host):
     async def _drain_patiently(self, timeout_s: float | None, why: str) -> bool:
         """Announce the end, spread so that not all peers come back in one moment; tell whether all have gone."""
         spread = min(GOODBYES_S, (timeout_s if timeout_s is not None else math.inf) / 4)
+        self.leaving = why
         for conn in tuple(self.connections):
             self.loop.call_later(random.uniform(0.0, spread), conn.announce_drain, why)  # noqa: S311 - jitter
         return await self._wait_all_gone(timeout_s, self.hurried, self.impatient)

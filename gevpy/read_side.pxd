@@ -14,6 +14,7 @@ cdef int BY_TURN
 cdef int BY_CONNECT
 cdef int BY_CLOSE
 cdef int BY_UPGRADE
+cdef int BY_PROTOCOL
 cdef int WATCHED
 cdef int LOOK_TICKS
 cdef Py_ssize_t MESSAGES_PER_TURN
@@ -30,12 +31,15 @@ cdef class ReadSide(WriteSide):
     cdef long long _frame_tick
     cdef public bint _eof
     cdef public bint _heard
+    cdef public bint _expects_farewell
     cdef int _step
 
     @cython.locals(before=Py_ssize_t, passed_high=bint, started=double)
     cdef _handle_input(self, RingBuffer ring)
     @cython.locals(turn_ends=cython.longlong, protocol=Protocol, stats=Stats, batch=WriteBatch)
     cdef _handle_frames(self, RingBuffer ring)
+    @cython.locals(before=Py_ssize_t)
+    cdef _hear_farewell(self, RingBuffer ring)
     cdef _take_reply(self, object reply)
     cdef _keep_rest(self, RingBuffer ring, Py_ssize_t before)
     cdef _begin_frame(self)

@@ -47,7 +47,8 @@ BY_TURN = 8
 BY_CONNECT = 16
 BY_CLOSE = 32
 BY_UPGRADE = 64
-WATCHED = BY_APPLICATION | BY_INBOX | BY_CONNECT  # may last for long
+BY_PROTOCOL = 128
+WATCHED = BY_APPLICATION | BY_INBOX | BY_CONNECT | BY_PROTOCOL  # may last for long
 
 LOOK_TICKS = 10  # between looks at whether the peer of one that isn't read is still there
 
@@ -60,7 +61,17 @@ STEPS = ("unpacket", "on_message", "packet")  # whose failure it was
 class ReadSide(WriteSide):
     """What a connection knows of its input. Used only as the base of `Connection`."""
 
-    __slots__ = ("_eof", "_frame_tick", "_heard", "_inbox", "_paused", "_ring", "_step", "protocol_state")
+    __slots__ = (
+        "_eof",
+        "_expects_farewell",
+        "_frame_tick",
+        "_heard",
+        "_inbox",
+        "_paused",
+        "_ring",
+        "_step",
+        "protocol_state",
+    )
 
     def __init__(self, host: Host) -> None:
         """Begin unconnected, with nothing read."""
@@ -71,6 +82,7 @@ class ReadSide(WriteSide):
         self._paused = 0
         self._frame_tick = -1  # when the part frame in _ring began, or -1
         self._eof = False
+        self._expects_farewell = False  # closing, and the peer is to say that it heard
         self._heard = False  # input came that was not wanted any more
         self._step = UNPACKET  # what `_handle_frames` is at
 
@@ -102,8 +114,11 @@ class ReadSide(WriteSide):
         """Take every whole frame out of ``ring``, and keep what is left."""
         host = self._host
         if self._closing:
-            ring.clear()  # nothing more is handled; what comes while we linger is only to be taken off the wire
             self._heard = True
+            if self._expects_farewell:
+                self._hear_farewell(ring)
+            else:
+                ring.clear()  # nothing more is handled; what comes while we linger is only to be taken off the wire
             return
         before = ring._length
         started = perf_counter()
@@ -130,6 +145,21 @@ class ReadSide(WriteSide):
             self.flush()
         if passed_high and not self._congested:
             self._tell_writable()  # everything left at once; who waits for the low mark must know
+
+    def _hear_farewell(self, ring: RingBuffer) -> None:
+        """Look for the peer's farewell, and for nothing else."""
+        before = ring._length
+        try:
+            has_come = self._protocol.hear_farewell(self, ring)
+        except FAILURES:  # it breaks the protocol even now
+            has_come = True
+        if has_come:
+            self._expects_farewell = False
+            ring.clear()
+        if ring._length or ring is not self._host.read_ring:
+            self._keep_rest(ring, before)
+        if has_come:
+            self.flush()
 
     def _handle_frames(self, ring: RingBuffer) -> None:
         host = self._host
@@ -168,11 +198,11 @@ class ReadSide(WriteSide):
                     self._take_reply(reply)
             protocol = self._protocol
             if stats.received_messages >= turn_ends:
-                self._yield_turn()
+                self.yield_turn()
                 break
 
     def _take_reply(self, reply: Any) -> None:
-        if type(reply) is not bytes and hasattr(reply, "__await__"):
+        if type(reply) is not bytes and type(reply) is not str and hasattr(reply, "__await__"):
             self._take_inbox().put_running(reply)
             return
         self._step = PACKET
@@ -181,7 +211,7 @@ class ReadSide(WriteSide):
     def _keep_rest(self, ring: RingBuffer, before: int) -> None:
         """Keep what is no whole frame yet in a ring of our own; give an empty one back."""
         host = self._host
-        if ring._length == 0 or self._closing or self._lost:
+        if ring._length == 0 or (self._closing and not self._expects_farewell) or self._lost:
             if ring is not host.read_ring:
                 self._ring = None
                 host.give_ring(ring)
@@ -253,6 +283,24 @@ class ReadSide(WriteSide):
         self._paused = 0
         if not self._eof:
             self._transport.resume_reading()
+
+    def read_farewell(self) -> None:
+        """Read on while closing, for the peer's farewell only, whatever had paused reading."""
+        self._paused = BY_CLOSE
+        if self._ring is not None:
+            self._hear_farewell(self._ring)
+        if not self._eof and not self._lost:
+            self._transport.resume_reading()
+
+    def farewell_heard(self) -> None:
+        """Wait for it no longer: it has come, or never will."""
+        self._expects_farewell = False
+        self.flush()
+
+    def rest(self, seconds: float) -> None:
+        """Read nothing for so long: the protocol's own limit."""
+        self._pause(BY_PROTOCOL)
+        self._host.loop.call_later(seconds, self._resume, BY_PROTOCOL)
 
     def wait_for_connect(self) -> None:
         """Read nothing until `connect_done`."""
@@ -349,7 +397,8 @@ class ReadSide(WriteSide):
         elif self._inbox is None:
             self._finish_input()
 
-    def _yield_turn(self) -> None:
+    def yield_turn(self) -> None:
+        """Handle no more in this turn of the loop; go on in the next."""
         self._pause(BY_TURN)
         self._host.loop.call_soon(self._resume, BY_TURN)
 

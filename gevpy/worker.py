@@ -126,11 +126,12 @@ class Worker:
         return self._reactor.topics.count(topic) + elsewhere
 
     def _send_all(self, connections: Iterable[Connection], data: Any) -> None:
+        made: dict[Any, bytes] = {}
         for conn in connections:
             if not conn.connected:
                 continue
             try:
-                conn.send(data)
+                conn.send_shared(data, made)
             except ConnectionClosed:
                 continue  # the slow-consumer policy has acted, and counted it
             except WriteBufferFull:

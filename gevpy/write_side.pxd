@@ -15,6 +15,7 @@ cdef class WriteSide:
     cdef public object _reason
     cdef public bint _connected
     cdef public bint _closing
+    cdef public bint _said_farewell
     cdef public bint _lost
     cdef public bint _write_shut
     cdef public bint _corked
@@ -36,6 +37,10 @@ cdef class WriteSide:
     cpdef flush(self)
     cdef _emit(self, object data, bint is_reply)
     cdef _reply(self, object data)
+    cpdef send_shared(self, object data, dict made)
+    cdef _enqueue(self, bytes frame, object data, object on_written, bint is_reply)
+    cdef bint _may_queue(self, object data, object on_written, bint is_reply) except -1
+    cdef _hand_over_one(self, bytes frame)
     cdef _queue_frame(self, bytes frame)
     cdef _spill(self)
     cpdef Py_ssize_t _queued(self) except -1

@@ -59,6 +59,7 @@ class WriteSide:
         "_pending_bytes",
         "_protocol",
         "_reason",
+        "_said_farewell",
         "_stall_sent",
         "_stall_tick",
         "_transport",
@@ -79,11 +80,12 @@ class WriteSide:
         self._connected = False
         self._closing = False  # a graceful close has begun: flush, then close
         self._lost = False  # the transport is gone, or aborted: nothing leaves any more
+        self._said_farewell = False
         self._write_shut = False
         self._corked = False  # inside our own read: gather in host.batch
         self._busy = False  # the transport holds unsent bytes
         self._congested = False  # output passed high_bytes and is not yet at low_bytes again
-        self._pending: deque[bytes] | None = None
+        self._pending: bytes | deque[bytes] | None = None  # a frame that is alone has no queue
         self._numbered = 0  # frames ever queued in _pending: the last one's number
         self._unwritten: deque[Told] | None = None  # who is to be told of frames in _pending, by the frame's number
         self._pending_bytes = 0
@@ -130,7 +132,7 @@ class WriteSide:
         if on_written is None and self._corked:
             self._emit(data, False)  # noqa: FBT003 - internal, hot
         else:
-            self._enqueue(as_bytes(self._protocol.packet(self, data)), data, on_written)
+            self._enqueue(as_bytes(self._protocol.packet(self, data)), data, on_written, False)  # noqa: FBT003 - the same
 
     async def drain(self) -> None:
         """Wait until output is not congested.
@@ -160,6 +162,11 @@ class WriteSide:
     def write_buffer_length(self) -> int:
         """Bytes that wait to be sent, at this moment: gathered, queued, and in the transport."""
         return self._queued()
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether output waits that the socket did not take."""
+        return self._busy or self._pending is not None
 
     @property
     def congested(self) -> bool:
@@ -201,10 +208,29 @@ class WriteSide:
         if batch.length > host.max_write_buffer_bytes:
             self._hand_over()
         if self._busy or self._pending is not None:
-            self._enqueue(as_bytes(self._protocol.packet(self, data)), data, None, is_reply=is_reply)
+            self._enqueue(as_bytes(self._protocol.packet(self, data)), data, None, is_reply)
             return
         self._protocol.packet_into(self, data, batch)
         host.stats.sent_messages += 1
+
+    def send_frame(self, frame: bytes) -> None:
+        """Queue what a protocol says on its own: it is no message, and the slow-consumer policy isn't asked."""
+        if self._lost or self._write_shut or not frame:
+            return
+        if self._corked and not self._busy and self._pending is None:
+            self._host.batch.append(frame)
+            return
+        if self._corked and self._host.batch.length:
+            self._spill()
+        if self._pending is None and not self._corked and not self._busy:
+            self._host.mark_dirty(self)
+        self._queue_frame(frame)
+
+    def send_shared(self, data: Any, made: dict[Any, bytes]) -> None:
+        """Send one message that goes to many; ``made`` keeps frames that serve several. Raises as `send` does."""
+        if not self._connected or self._write_shut:
+            raise self._closed_error()
+        self._enqueue(self._protocol.packet_shared(self, data, made), data, None, False)  # noqa: FBT003 - the same
 
     def reply(self, data: Any) -> None:
         """Queue what an asynchronous ``on_message`` returned."""
@@ -218,18 +244,17 @@ class WriteSide:
         elif self._corked:
             self._emit(data, True)  # noqa: FBT003 - internal, hot
         else:
-            self._enqueue(as_bytes(self._protocol.packet(self, data)), data, None, is_reply=True)
+            self._enqueue(as_bytes(self._protocol.packet(self, data)), data, None, True)  # noqa: FBT003 - the same
 
     def _enqueue(
         self,
         frame: bytes,
         data: Any,
         on_written: Callable[[Any, BaseException | None], object] | None,
-        *,
-        is_reply: bool = False,
+        is_reply: bool,  # noqa: FBT001 - internal, hot
     ) -> None:
         """Queue one frame as a message of its own, if the limit and the policy allow."""
-        if not self._may_queue(data, on_written, is_reply=is_reply):
+        if not self._may_queue(data, on_written, is_reply):
             return
         if self._corked and self._host.batch.length:
             self._spill()
@@ -245,7 +270,10 @@ class WriteSide:
             self._note_congestion()
 
     def _may_queue(
-        self, data: Any, on_written: Callable[[Any, BaseException | None], object] | None, *, is_reply: bool
+        self,
+        data: Any,
+        on_written: Callable[[Any, BaseException | None], object] | None,
+        is_reply: bool,  # noqa: FBT001 - the same
     ) -> bool:
         host = self._host
         if self._lost or self._write_shut:  # packet() itself may have ended the connection
@@ -279,15 +307,21 @@ class WriteSide:
         return False
 
     def _queue_frame(self, frame: bytes) -> None:
-        if self._pending is None:
-            self._pending = deque()
-        self._pending.append(frame)
+        pending = self._pending
+        if pending is None:
+            self._pending = frame  # mostly it stays alone, and a deque has 600 bytes
+        elif isinstance(pending, bytes):
+            self._pending = deque((pending, frame))
+        else:
+            pending.append(frame)
         self._pending_bytes += len(frame)
         self._numbered += 1
 
     def _drop_oldest(self, full: WriteBufferFull) -> None:
         if not self._pending:
             return
+        if isinstance(self._pending, bytes):
+            self._pending = deque((self._pending,))
         number = self._numbered - len(self._pending) + 1
         self._pending_bytes -= len(self._pending.popleft())
         self._host.stats.count_dropped(DropReason.DROP_OLDEST)
@@ -340,6 +374,10 @@ class WriteSide:
 
     def _hand_over_pending(self) -> None:
         pending = self._pending
+        if isinstance(pending, bytes):
+            if not self._busy and not self._lost:
+                self._hand_over_one(pending)
+            return
         while pending and not self._busy and not self._lost:
             chunk = [pending.popleft()]
             size = len(chunk[0])
@@ -352,6 +390,15 @@ class WriteSide:
             self._write(chunk[0] if len(chunk) == 1 else b"".join(chunk), size)
         if not pending:
             self._pending = None
+
+    def _hand_over_one(self, frame: bytes) -> None:
+        """Hand over the only frame that waits."""
+        size = len(frame)
+        self._pending = None
+        self._pending_bytes -= size
+        if self._unwritten is not None:
+            self._expect_written(self._numbered, self._handed + size)
+        self._write(frame, size)
 
     def _expect_written(self, last: int, end: int) -> None:
         """Have those told whose frames, up to number ``last``, are handed over, once all up to ``end`` has left."""
@@ -416,7 +463,8 @@ class WriteSide:
     def _discard_output(self) -> None:
         """Forget what waits; its senders are told that the connection is closed."""
         if self._pending:
-            self._host.stats.count_dropped(DropReason.CONNECTION_CLOSED, len(self._pending))
+            waiting = 1 if isinstance(self._pending, bytes) else len(self._pending)
+            self._host.stats.count_dropped(DropReason.CONNECTION_CLOSED, waiting)
         self._pending = None
         self._pending_bytes = 0
         if self._corked:

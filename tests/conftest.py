@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
+from fnmatch import fnmatch
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -19,6 +21,10 @@ import gevpy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell that runs us in its background has us ignore Ctrl-C, and what we start would, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes says more of the machine than of the code: what is to be fast has tests of its own. How
 # many are thrown away, or are too large, is chance: no reason to fail. New examples are looked for by the long runs;
@@ -43,20 +49,48 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
 
 
 # Integration tests that wait more than they compute, and hold on a busy machine: they may run beside others.
-SOCIABLE = ("test_client_faults", "test_handshake_faults", "test_proxy_faults", "test_systemd", "test_worker_")
+SOCIABLE = (
+    "test_client_faults",
+    "test_handshake_faults",
+    "test_proxy_faults",
+    "test_systemd",
+    "test_web_chat",
+    "test_websocket_faults",
+    "test_websocket_opening_faults",
+    "test_websocket_surroundings",
+    "test_worker_",
+)
 SOLITARY = ("test_worker_floods", "test_worker_hangs")  # but these take times, too
 
 # Nothing of what these are about is compiled: the compiled build's turn is enough, and the whole suite stays quick.
 ONCE = (
+    "test_acceptor",
+    "test_child",
+    "test_cli",
+    "test_control",
+    "test_deflate",
+    "test_doctor",
+    "test_endpoint",
+    "test_example*",
+    "test_fields",
+    "test_gather",
+    "test_handshake",
+    "test_http",
     "test_live_page",
+    "test_machine",
+    "test_origins",
+    "test_placement",
+    "test_reloading",
+    "test_reuseport",
+    "test_slot",
+    "test_snapshot",
+    "test_supervisor",
     "test_systemd",
-    "test_worker_deaths",
-    "test_worker_drains",
-    "test_worker_floods",
-    "test_worker_hangs",
-    "test_worker_isolation",
-    "test_worker_reload",
-    "test_worker_start",
+    "test_top",
+    "test_tree*",
+    "test_watchdog",
+    "test_web_chat",
+    "test_worker_*",
 )
 
 
@@ -74,7 +108,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if wants_to_be_alone(item):
             item.add_marker(pytest.mark.alone)
-        if is_pure and item.path.stem in ONCE:
+        if is_pure and any(fnmatch(item.path.stem, pattern) for pattern in ONCE):
             item.add_marker(pytest.mark.skip(reason="nothing of this is compiled: once is enough"))
 
 

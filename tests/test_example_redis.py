@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import gevpy
-from gevpy.testing import EmbeddedConnection, check_protocol
+from gevpy.testing import EmbeddedConnection
 from tests.programs import DEADLINE_S, ROOT, Program
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 REQUIRED = os.environ.get("CI") == "true"
 INSTALL_S = 300
@@ -55,9 +55,24 @@ def test_commands_are_cut_however_their_bytes_come() -> None:
         [b"ECHO", b"x" * 700],
         [b"DEL", *(b"%d" % number for number in range(40))],
     ]
-    wire = [(command(*words), (None, words)) for words in commands]
-    wire.append((b"*0\r\n\r\n  set  a\tb \r\n", (None, [b"set", b"a", b"b"])))
-    check_protocol(example.RespProtocol(), wire=wire, rounds=40)
+    stream = b"".join(command(*words) for words in commands) + b"*0\r\n\r\n  set  a\tb \r\n"
+    commands.append([b"set", b"a", b"b"])
+    for size in (1, 2, 3, 7, 64, 700, len(stream)):
+        assert commands_of(stream[at : at + size] for at in range(0, len(stream), size)) == commands
+    for at in range(1, len(stream)):
+        assert commands_of((stream[:at], stream[at:])) == commands
+
+
+def commands_of(pieces: Iterable[bytes]) -> list[list[bytes]]:
+    """Give the commands in a stream that comes in such pieces, however many come together."""
+    ring, conn, protocol = gevpy.RingBuffer(), FakeConnection(), example.RespProtocol()
+    commands: list[list[bytes]] = []
+    for piece in pieces:
+        ring.write(piece)
+        while ring and (message := protocol.unpacket(conn, ring)):
+            commands += message[1]
+    assert not ring
+    return commands
 
 
 class CountingRing:
@@ -100,7 +115,7 @@ def test_a_command_in_pieces_is_looked_at_once() -> None:
     for position in range(len(stream)):
         assert position == 0 or protocol.unpacket(conn, ring) is None
         ring.write(stream[position : position + 1])
-    assert protocol.unpacket(conn, ring) == (None, words)
+    assert protocol.unpacket(conn, ring) == (None, [words])
     assert not ring
     assert ring.copied < 3 * len(stream)
 
@@ -111,7 +126,7 @@ def test_a_cut_that_fails_costs_no_more_than_its_bound() -> None:
     stream = command(b"GET", b"a\r\nb")
     ring.write(stream * 500)
     for _ in range(500):
-        assert protocol.unpacket(conn, ring) == (None, [b"GET", b"a\r\nb"])
+        assert protocol.unpacket(conn, ring) == (None, [[b"GET", b"a\r\nb"]])
     assert not ring
     assert ring.copied < 500 * (example.AT_ONCE + 2 * len(stream))
 

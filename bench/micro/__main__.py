@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.micro import decode, guard, ring_buffer, send, timing_wheel
+from bench.micro import decode, guard, masker, ring_buffer, send, timing_wheel
 
 if __name__ == "__main__":
-    guard.main("bench.micro", [*ring_buffer.CASES, *timing_wheel.CASES, *decode.CASES, *send.CASES])
+    guard.main("bench.micro", [*ring_buffer.CASES, *timing_wheel.CASES, *decode.CASES, *send.CASES, *masker.CASES])

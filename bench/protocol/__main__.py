@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.micro import guard
-from bench.protocol import cycle
+from bench.protocol import broadcast, cycle
 
 if __name__ == "__main__":
-    guard.main("bench.protocol", cycle.CASES)
+    guard.main("bench.protocol", [*cycle.CASES, *broadcast.CASES])

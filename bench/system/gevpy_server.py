@@ -35,6 +35,15 @@ class Echo(gevpy.Handler):
         return data
 
 
+class Broadcaster(gevpy.Handler):
+    """Send each message to everybody, as often as its first byte says."""
+
+    def on_message(self, conn: gevpy.Connection, ctx: Any, data: bytes) -> None:
+        """Do so within this turn of the loop."""
+        for _ in range(data[0]):
+            conn.worker.broadcast(data)
+
+
 def make_protocol(name: str, *, deflate: bool) -> gevpy.Protocol:
     """Make the protocol called `name`."""
     if name in ("raw", "tls"):
@@ -52,8 +61,7 @@ def make_websocket(*, deflate: bool) -> gevpy.Protocol:
         websocket: Any = importlib.import_module("gevpy.websocket")
     except ImportError as error:
         unsupported(f"no WebSocket in this gevpy: {error}")
-    options = {"deflate": True} if deflate else {}
-    protocol: gevpy.Protocol = websocket.WebSocketProtocol(**options)
+    protocol: gevpy.Protocol = websocket.WebSocketProtocol(compression=deflate, max_message_bytes=MAX_MESSAGE_BYTES)
     return protocol
 
 
@@ -74,7 +82,7 @@ def worker_pids() -> list[int]:
 async def main() -> None:
     """Serve until killed."""
     max_connections = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - DESCRIPTORS_SPARE
-    options = arguments("raw", "length_prefix", "line", "websocket", "tls")
+    options = arguments("raw", "length_prefix", "line", "websocket", "broadcast", "tls")
     extra: dict[str, Any] = {}
     if options.protocol == "tls":
         certificate, key = certificate_files()
@@ -84,7 +92,7 @@ async def main() -> None:
     if options.workers > 1:
         logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     async with gevpy.serve(
-        Echo(),
+        Broadcaster() if options.protocol == "broadcast" else Echo(),
         HOST,
         options.port,
         protocol=make_protocol(options.protocol, deflate=options.deflate),

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
-from websockets.asyncio.server import ServerConnection, serve
+from websockets.asyncio.server import ServerConnection, broadcast, serve
 from websockets.exceptions import ConnectionClosed
 
 from bench.system.serving import BACKLOG, HOST, MAX_MESSAGE_BYTES, announce, arguments, run
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
 
 async def echo(connection: ServerConnection) -> None:
@@ -19,10 +23,27 @@ async def echo(connection: ServerConnection) -> None:
         return
 
 
-async def main(port: int, *, deflate: bool) -> None:
+AUDIENCE: set[ServerConnection] = set()
+
+
+async def spread(connection: ServerConnection) -> None:
+    """Send each message to everybody, as often as its first byte says."""
+    AUDIENCE.add(connection)
+    try:
+        async for message in connection:
+            assert isinstance(message, bytes), "it is sent as binary"
+            for _ in range(message[0]):
+                broadcast(AUDIENCE, message)
+    except ConnectionClosed:
+        return
+    finally:
+        AUDIENCE.discard(connection)
+
+
+async def main(port: int, handler: Callable[[ServerConnection], Awaitable[None]], *, deflate: bool) -> None:
     """Serve until killed."""
     async with serve(
-        echo,
+        handler,
         HOST,
         port,
         compression="deflate" if deflate else None,
@@ -35,5 +56,6 @@ async def main(port: int, *, deflate: bool) -> None:
 
 
 if __name__ == "__main__":
-    options = arguments("websocket")
-    run(main(options.port, deflate=options.deflate), "uvloop")
+    options = arguments("websocket", "broadcast")
+    handler = spread if options.protocol == "broadcast" else echo
+    run(main(options.port, handler, deflate=options.deflate), "uvloop")

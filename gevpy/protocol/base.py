@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from gevpy.errors import CodecError, ConfigError, FrameTooLarge
+from gevpy.errors import CodecError, ConfigError, FrameTooLarge, GevError
 from gevpy.write_batch import as_bytes
 
 if TYPE_CHECKING:
     from gevpy.buffers import BytesLike
+    from gevpy.closing import CloseKind, CloseReason
+    from gevpy.handler import Handler
     from gevpy.ring_buffer import RingBuffer
     from gevpy.write_batch import WriteBatch
 
@@ -104,6 +106,65 @@ class Protocol:
                 now. ``"reload"``, ``"recycle"`` or ``"remove"``: they may live on until they close by themselves, or
                 ``timeouts.drain_s`` has passed.
         """
+
+    def packet_shared(self, conn: Any, data: Any, made: dict[Any, bytes]) -> bytes:  # noqa: ARG002 - see below
+        """Give the frame of a message that goes to many; ``made`` is for those that can serve more than one of them."""
+        return as_bytes(self.packet(conn, data))
+
+    # -- a beginning and an end of its own ---------------------------------------------------------
+
+    ends_both_sides = False
+    """Whether the end of one side of the stream is the end of the connection, as in TLS."""
+
+    def handler_for(self, handler: Handler) -> Handler:
+        """Give what handles the messages in place of ``handler``: itself, unless the protocol knows several."""
+        return handler
+
+    def begin(self, conn: Any) -> bool:  # noqa: ARG002 - most have no use for it
+        """Begin with a new connection; tell whether it can carry messages at once.
+
+        If not, ``on_connect`` comes when the protocol calls ``conn.opening_done()``. Until then what comes is given to
+        ``unpacket``, and ``conn.connected`` is False.
+        """
+        return True
+
+    def close_words(self, conn: Any, code: int | None, text: str) -> None:  # noqa: ARG002 - for those that have them
+        """Note what ``conn.close(code, text)`` wants to be said.
+
+        Raises:
+            ConfigError: nothing can be said by this protocol.
+        """
+        if code is not None or text:
+            msg = f"{type(self).__name__} has no close codes: close() takes no arguments"
+            raise ConfigError(msg)
+
+    def expects_farewell(self, conn: Any, kind: CloseKind) -> bool:  # noqa: ARG002 - the same
+        """Tell whether, closing for such a reason, the peer's farewell is to be waited for."""
+        return False
+
+    def farewell(self, conn: Any, reason: CloseReason) -> CloseReason:  # noqa: ARG002 - the same
+        """Say the last thing before the connection closes; give the reason, with what was said."""
+        return reason
+
+    def hear_farewell(self, conn: Any, buffer: RingBuffer) -> bool:  # noqa: ARG002 - the same
+        """Look for the peer's farewell in what comes while closing; tell whether it has come."""
+        return True
+
+    def ended(self, conn: Any, reason: CloseReason) -> CloseReason:  # noqa: ARG002 - the same
+        """Let go of a connection that is gone; give the reason, as ``on_close`` is to get it."""
+        return reason
+
+    def due(self, conn: Any, now: int) -> None:
+        """Act at the time that ``conn.wake_protocol`` was called for; ``now`` is the tick."""
+
+    async def ping(self, conn: Any) -> float:  # noqa: ARG002 - the same
+        """Ask the peer for a sign of life; give the seconds it took.
+
+        Raises:
+            GevError: this protocol has no pings.
+        """
+        msg = f"{type(self).__name__} has no pings"
+        raise GevError(msg)
 
     def max_buffered_bytes(self) -> int:
         """Give the bound on what may stay buffered after None; a protocol with a header adds it here."""

@@ -21,10 +21,14 @@ from collections import Counter
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gevpy
 from gevpy.single import SingleLoop
+from gevpy.websocket import Response, WebSocketProtocol
+
+if TYPE_CHECKING:
+    from gevpy.websocket import Request
 
 __all__ = ["HANDLERS", "Control", "main"]
 
@@ -209,6 +213,40 @@ class Replying(Counting):
         return self.times
 
 
+class Guarding(Counting):
+    """Asks a slow authority whom to let in by ``/guarded``: an HTTP status that ``do_decide`` gives, 0 for welcome."""
+
+    def __init__(self) -> None:
+        """Begin undecided."""
+        super().__init__()
+        self.asked = 0
+        self.verdict: asyncio.Future[int] | None = None
+
+    def on_start(self, worker: gevpy.Worker) -> None:
+        super().on_start(worker)
+        self.verdict = asyncio.get_running_loop().create_future()
+
+    async def on_request(self, conn: gevpy.Connection, request: Request) -> Response | None:
+        """Wait for the verdict; where the query tells a header, answer with that, as applications do."""
+        if "header" in request.query:
+            return Response(200, "page", headers={"X-Told": request.query["header"]})
+        if request.path != "/guarded":
+            return None
+        assert self.verdict is not None, "the server has started"
+        self.asked += 1
+        status = await self.verdict
+        return Response(status, "refused") if status else None
+
+    def do_asked(self) -> int:
+        """Tell how many have asked."""
+        return self.asked
+
+    def do_decide(self, status: int) -> None:
+        """Decide for all."""
+        assert self.verdict is not None, "the server has started"
+        self.verdict.set_result(status)
+
+
 class FirstByteProtocol(gevpy.LengthPrefixedProtocol):
     """Notes when the first byte of a frame was seen."""
 
@@ -318,6 +356,7 @@ class MeddlingProtocol(gevpy.RawProtocol):
 HANDLERS: dict[str, type[Counting]] = {
     "amplify": Amplifying,
     "echo": Counting,
+    "guard": Guarding,
     "meddle": Meddling,
     "push": Pushing,
     "quote": Quoting,
@@ -333,6 +372,7 @@ PROTOCOLS: dict[str, type[gevpy.Protocol]] = {
     "line": gevpy.LineProtocol,
     "meddle": MeddlingProtocol,
     "raw": gevpy.RawProtocol,
+    "websocket": WebSocketProtocol,
 }
 
 

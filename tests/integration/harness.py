@@ -25,6 +25,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
+from tests.websocket.heads import opening
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import TracebackType
@@ -58,6 +60,7 @@ POLL_S = 0.005
 LONG_DELAY_S = 0.02
 LOG_PERIOD_S = 5.0  # of `gevpy.log_limit`
 FAULTS = ("Traceback", "never retrieved", "never awaited", "Exception in callback", "Fatal error")
+GREETINGS = {"websocket": opening()}  # what makes a connection one; those of other protocols are without a word
 LINGER_RESET = struct.pack("ii", 1, 0)
 
 
@@ -290,7 +293,7 @@ class FaultServer:
     def _warm_up(self) -> None:
         """Have a first connection come and go: uvloop opens a descriptor with it that it keeps."""
         with Crowd(self.port) as crowd:
-            crowd.join()
+            crowd.join().sendall(GREETINGS.get(self._config.get("protocol", "raw"), b""))
             wait_until(lambda: self.report()["opened"], "the first connection")  # it may be idle, and gone, by then
         self.wait_for(0)
 

@@ -1,39 +1,35 @@
 """The live page in a real Chromium: what it shows, that it asks nobody else, and what it says when the server is gone.
 
-Skipped where playwright or Chromium is missing. With ``CI=true`` or ``REQUIRE_BROWSER=1`` that is a failure instead,
-unless we are root on a Debian, where Chromium can be installed. ``GEVPY_SCREENSHOTS=1`` takes the picture for the docs.
+What makes it skip is told in `tests.integration.browsing`. ``GEVPY_SCREENSHOTS=1`` takes the picture for the docs.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import socket
-import subprocess
 import threading
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import gevpy
+from tests.integration.browsing import PATIENCE_MS, Visit, running_browser
 from tests.integration.harness import wait_until
 from tests.programs import ROOT, Program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from playwright.sync_api import Browser, ConsoleMessage, Page, Request
+    from playwright.sync_api import Browser, Page
 
 pytestmark = pytest.mark.timeout(600)  # an installation may be among it
 
-REQUIRED = os.environ.get("CI") == "true" or os.environ.get("REQUIRE_BROWSER") == "1"
 PICTURE = ROOT / "docs" / "assets" / "live-page.png"
 SIMULATION = Path(__file__).with_name("simulated_workers.py")
-PATIENCE_MS = 15_000
 MORNING, NOON = "2026-06-01T08:00:00", "2026-06-01T12:00:00"
 COUNT_SHIFTS = """
 self.shifted = 0;
@@ -52,103 +48,18 @@ class Echo(gevpy.Handler):
 # -- the browser -----------------------------------------------------------------------------------
 
 
-def missing(what: str) -> NoReturn:
-    """Skip, or fail where the browser is required."""
-    if REQUIRED:
-        pytest.fail(what)
-    pytest.skip(f"{what}; REQUIRE_BROWSER=1 makes this a failure")
-
-
-def chromium() -> str:
-    """Give the system's Chromium; install it, if it is required and we may."""
-    names = ("chromium", "chromium-browser")
-    found = next(filter(None, map(shutil.which, names)), None)
-    if found is None and REQUIRED and os.geteuid() == 0 and shutil.which("apt-get"):
-        environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-        subprocess.run(["apt-get", "update", "-qq"], check=True, env=environment)  # noqa: S607 - wherever it is
-        command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium"]
-        subprocess.run(command, check=True, env=environment)
-        found = shutil.which("chromium")
-    return found or missing("there is no Chromium here: Debian's package is called chromium")
-
-
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """A Chromium without a window, and without a way to any other machine."""
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        missing("playwright is not installed: it comes with the extra gevpy[test]")
-    arguments = ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
-    if os.geteuid() == 0:
-        arguments.append("--no-sandbox")  # which it can't have as root
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=chromium(), args=arguments)
+    """A Chromium for all tests of this file."""
+    with running_browser() as running:
         yield running
-        running.close()
-
-
-class Visit:
-    """A page of the browser that notes what it asks for and complains about.
-
-    Attributes:
-        page: for what the test does.
-        requested: the addresses of all requests.
-        complaints: errors and warnings of the console, and exceptions.
-    """
-
-    def __init__(self, browser: Browser, **options: Any) -> None:
-        self._context = browser.new_context(**options)
-        self._context.set_default_timeout(PATIENCE_MS)
-        self._context.add_init_script(COUNT_SHIFTS)
-        self.page: Page = self._context.new_page()
-        self.requested: list[str] = []
-        self.complaints: list[str] = []
-        self.page.on("request", self._note_request)
-        self.page.on("console", self._note_message)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-
-    def _note_request(self, request: Request) -> None:
-        self.requested.append(request.url)
-
-    def _note_message(self, message: ConsoleMessage) -> None:
-        if message.type in {"error", "warning"}:
-            self.complaints.append(message.text)
-
-    def expect(self, selector: str, text: str | re.Pattern[str]) -> None:
-        """Wait until an element says this."""
-        from playwright.sync_api import expect
-
-        expect(self.page.locator(selector)).to_have_text(text, timeout=PATIENCE_MS)
-
-    def expect_title(self, text: str | re.Pattern[str]) -> None:
-        """Wait until the window's title is this."""
-        from playwright.sync_api import expect
-
-        expect(self.page).to_have_title(text, timeout=PATIENCE_MS)
-
-    def texts(self, selector: str) -> list[str]:
-        """Give what the elements say now."""
-        return self.page.locator(selector).all_inner_texts()
-
-    def count(self, selector: str) -> int:
-        """Count elements."""
-        return self.page.locator(selector).count()
-
-    def overflow(self) -> int:
-        """Give by how many pixels the document is wider than the window."""
-        wider: int = self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-        return wider
-
-    def close(self) -> None:
-        """Leave."""
-        self._context.close()
 
 
 @contextmanager
 def visiting(browser: Browser, address: str, *, clock: bool = False, **options: Any) -> Iterator[Visit]:
     """Open the page, with a clock that only the test moves if asked for, and leave it at the end."""
     visit = Visit(browser, **options)
+    visit.context.add_init_script(COUNT_SHIFTS)
     try:
         if clock:
             visit.page.clock.install(time=MORNING)

@@ -17,7 +17,10 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import gevpy
+from gevpy.websocket import WebSocketProtocol
 from tests.integration.tree_app import Tell, TextLines
+
+PROTOCOLS: dict[str, type[gevpy.Protocol]] = {"lines": TextLines, "websocket": WebSocketProtocol}
 
 
 async def serve(config: dict[str, Any]) -> None:
@@ -25,7 +28,8 @@ async def serve(config: dict[str, Any]) -> None:
     handler = Tell(**config.pop("handler", {}))
     groups = {"limits": gevpy.Limits, "timeouts": gevpy.Timeouts}
     options = {name: groups[name](**value) if name in groups else value for name, value in config.items()}
-    async with gevpy.serve(handler, port=0, protocol=TextLines(), metrics="127.0.0.1:0", **options) as server:
+    options["protocol"] = PROTOCOLS[config.get("protocol", "lines")]()
+    async with gevpy.serve(handler, port=0, metrics="127.0.0.1:0", **options) as server:
         said = json.dumps({"port": server.addresses[0][1], "metrics": server.metrics_address})
         # Not before the loop turns again: by then serve_forever listens to signals, and the test may send some.
         asyncio.get_running_loop().call_soon(partial(print, said, flush=True))
