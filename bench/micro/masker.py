@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from bench.harness import Case
 from gevpy.ring_buffer import RingBuffer
-from gevpy.websocket.frames import mask, take_payload, take_text
+from gevpy.websocket.frames import mask, take_payload
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,20 +34,6 @@ def take(size: int) -> Callable[[int], None]:
     return run
 
 
-def take_as_text(size: int) -> Callable[[int], None]:
-    """Text, decoded where it lies."""
-    ring = RingBuffer(RING_BYTES)
-    data = bytes(HEADER_BYTES) + mask(b"m" * size, KEY)
-
-    def run(count: int) -> None:
-        write = ring.write
-        for _ in range(count):
-            write(data)
-            take_text(ring, HEADER_BYTES, size, KEY_NUMBER)
-
-    return run
-
-
 def mask_alone(size: int) -> Callable[[int], None]:
     """A client's payload."""
     data = bytes(size)
@@ -62,7 +48,6 @@ def mask_alone(size: int) -> Callable[[int], None]:
 CASES = (
     Case("masker: take 64 B out of a ring", functools.partial(take, 64)),
     Case("masker: take 64 KiB out of a ring", functools.partial(take, 65536)),
-    Case("masker: take text of 64 B out of a ring", functools.partial(take_as_text, 64)),
     Case("masker: mask 64 B", functools.partial(mask_alone, 64)),
     Case("masker: mask 64 KiB", functools.partial(mask_alone, 65536)),
 )
