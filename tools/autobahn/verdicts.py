@@ -39,7 +39,7 @@ PAGE = """\
 
 Autobahn|Testsuite 25.10.1 talks to our server and to our client, with compression on and messages of up to 16 MiB, and
 says of each case whether what came back is what RFC 6455 and RFC 7692 ask for. `make conformance` runs all {cases}
-cases in both directions and writes this page. CI runs {brief} of them with each change, on both builds; a single one
+cases in both directions and writes this page. CI runs {brief} of them with each change, the server on both builds; one
 that fails, or is met less strictly than it could be, keeps the change out.
 
 | cases | server | client |
