@@ -107,6 +107,8 @@ class Connecting:
                     raise
                 wait_s = backoff.next_wait_s()
                 text = printable(getattr(error, "strerror", None) or error)
+                if str(self._target) not in text:
+                    text = f"cannot connect to {self._target}: {text}"
                 then = f"the next attempt ({backoff.failures + 1}) follows in {wait_s:.1f} s"
                 log.log(type(error).__name__, logging.WARNING, f"{text}; {then}")
             await asyncio.sleep(wait_s)
@@ -260,6 +262,8 @@ def _protocol_of(target: Target, protocol: Protocol | None, websocket: dict[str,
         raise ConfigError(f"{min(websocket)} is for ws:// and wss:// urls")
     if protocol is not None and not isinstance(protocol, Protocol):
         raise ConfigError(f"protocol must be a gevpy.Protocol object, not {protocol!r}")
+    if getattr(protocol, "is_client", True) is False:
+        raise ConfigError(f"{type(protocol).__name__} is the server's side: use a ws:// or wss:// url")
     return RawProtocol() if protocol is None else protocol
 
 

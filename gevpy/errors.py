@@ -21,9 +21,12 @@ for a person. The cause, where there is one, is chained as ``__cause__``.
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from gevpy.closing import CloseReason
 
 __all__ = [
@@ -201,7 +204,15 @@ class TruncatedFrame(ProtocolError):
 
 
 class HandshakeError(GevError):
-    """An opening handshake (TLS, PROXY header, WebSocket) failed or took too long."""
+    """An opening handshake (TLS, PROXY header, WebSocket) failed or took too long.
+
+    Attributes:
+        status: of the HTTP answer, where a WebSocket server refused; else None.
+        headers: the fields of that answer; else empty.
+    """
+
+    status: int | None = None
+    headers: Mapping[str, str] = MappingProxyType({})
 
 
 class WorkerError(GevError):

@@ -50,7 +50,7 @@ class WebSocketClientProtocol(WebSocketProtocol):
         **options: Any,
     ) -> None:
         """Speak to one server, any number of times."""
-        super().__init__(**options)
+        super().__init__(compression=compression, **options)
         self._host = host
         self._target = target
         self._headers = headers

@@ -74,6 +74,8 @@ class HandshakeRefused(HandshakeError):
         headers: its fields.
     """
 
+    status: int
+
     def __init__(self, status: int, headers: Fields) -> None:
         """Keep the answer."""
         super().__init__(status, headers)

@@ -150,6 +150,8 @@ class Refusal(HandshakeError):
         response: what is to be sent.
     """
 
+    status: int
+
     def __init__(self, status: int | HTTPStatus, text: str, *, headers: FieldSource = ()) -> None:
         """Refuse with ``status`` because of ``text``."""
         super().__init__(status, text)

@@ -26,7 +26,11 @@ def test_the_examples_run(tmp_path: Path) -> None:
         with (tmp_path / name).open("a") as file:
             file.write(code + "\n\n")
         tests += len(re.findall(r"^(?:async )?def test_", code, re.MULTILINE))
-    (tmp_path / "test_imports.py").write_text("def test_imports():\n    import client, echo, many\n")
+    (tmp_path / "test_imports.py").write_text(
+        "def test_imports():\n    import client, echo, many\n"
+        "    from gevpy.testing import EmbeddedConnection\n"
+        "    EmbeddedConnection(many.Elsewhere(), many.protocol)\n"
+    )
     (tmp_path / "pytest.ini").write_text(INI)
     done = run_pytest(tmp_path, "-p", "pytest_asyncio.plugin")
     assert f"{tests + 1} passed" in done.stdout, done.stdout + done.stderr
