@@ -41,6 +41,7 @@ cdef class WriteSide:
     cdef _enqueue(self, bytes frame, object data, object on_written, bint is_reply)
     cdef bint _may_queue(self, object data, object on_written, bint is_reply) except -1
     cdef _hand_over_one(self, bytes frame)
+    cdef _queue_last(self, bytes frame)
     cdef _queue_frame(self, bytes frame)
     cdef _spill(self)
     cpdef Py_ssize_t _queued(self) except -1

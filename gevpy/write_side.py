@@ -219,12 +219,8 @@ class WriteSide:
             return
         if self._corked and not self._busy and self._pending is None:
             self._host.batch.append(frame)
-            return
-        if self._corked and self._host.batch.length:
-            self._spill()
-        if self._pending is None and not self._corked and not self._busy:
-            self._host.mark_dirty(self)
-        self._queue_frame(frame)
+        else:
+            self._queue_last(frame)
 
     def send_shared(self, data: Any, made: dict[Any, bytes]) -> None:
         """Send one message that goes to many; ``made`` keeps frames that serve several. Raises as `send` does."""
@@ -256,11 +252,7 @@ class WriteSide:
         """Queue one frame as a message of its own, if the limit and the policy allow."""
         if not self._may_queue(data, on_written, is_reply):
             return
-        if self._corked and self._host.batch.length:
-            self._spill()
-        if self._pending is None and not self._corked and not self._busy:
-            self._host.mark_dirty(self)
-        self._queue_frame(frame)
+        self._queue_last(frame)
         self._host.stats.sent_messages += 1
         if on_written is not None:
             if self._unwritten is None:
@@ -305,6 +297,14 @@ class WriteSide:
         if on_written is not None:
             host.loop.call_soon(self._tell_written, on_written, data, full)
         return False
+
+    def _queue_last(self, frame: bytes) -> None:
+        """Queue a frame behind all that there is, and have it handed over at the end of the read or the turn."""
+        if self._corked and self._host.batch.length:
+            self._spill()
+        if self._pending is None and not self._corked and not self._busy:
+            self._host.mark_dirty(self)
+        self._queue_frame(frame)
 
     def _queue_frame(self, frame: bytes) -> None:
         pending = self._pending

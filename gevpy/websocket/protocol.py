@@ -19,7 +19,7 @@ from gevpy.errors import ConfigError, ConnectionClosed, HandshakeError
 from gevpy.protocol.base import MOST_BYTES, Protocol, require_size
 from gevpy.ticks import TURNS_PER_S, ticks_for
 from gevpy.websocket.codes import ABNORMAL, NO_CODE, RESTART, require_words, words_for
-from gevpy.websocket.frames import FIN, RSV1, SHORT, Opcode, append_frame, frame
+from gevpy.websocket.frames import FIN, KEY_BYTES, RSV1, SHORT, Opcode, append_frame, frame
 from gevpy.websocket.gate import Gate
 from gevpy.websocket.http import HeadLimits, Response
 from gevpy.websocket.pings import Pings
@@ -45,7 +45,6 @@ OPENING = int(State.OPENING)
 OPEN = int(State.OPEN)
 CLOSE_RECEIVED = int(State.CLOSE_RECEIVED)
 
-KEY_BYTES = 4
 WORK_PER_TURN = 1024  # of `Session.work`
 MOST_WORK_CLOSING = 16 * WORK_PER_TURN  # frames that are dropped while the peer's close frame is waited for
 LEAST_DEFLATED = 64  # bytes; shorter messages hardly become shorter

@@ -87,9 +87,7 @@ TRANSITIONS = {
     (State.CLOSE_RECEIVED, Event.CLOSE_SENT): State.CLOSED,
 }
 
-OPEN = int(State.OPEN)  # as plain numbers, for the path of every message
-CLOSED = int(State.CLOSED)
-CLOSE_RECEIVED = int(State.CLOSE_RECEIVED)
+OPEN = int(State.OPEN)  # as a plain number, for the path of every message
 
 
 class Session:

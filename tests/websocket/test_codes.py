@@ -75,7 +75,6 @@ def test_words_that_cannot_be_sent(code: int, text: str) -> None:
         (CloseKind.FRAME_TIMEOUT, 1008),
         (CloseKind.HANDLER_ERROR, 1011),
         (CloseKind.PING_TIMEOUT, 1011),
-        (CloseKind.SLOW_CONSUMER, 1013),
     ],
 )
 def test_codes_of_our_own_reasons(kind: CloseKind, code: int) -> None:
