@@ -178,7 +178,9 @@ class ReadSide(WriteSide):
             stats.received_messages += 1
             self._step = ON_MESSAGE
             if type(message) is bytes:
-                ctx, data = None, message
+                ctx, data = protocol.bytes_ctx, message
+            elif type(message) is str:
+                ctx, data = protocol.text_ctx, message
             else:
                 ctx, data = message
             if self._inbox is not None or host.is_async:
@@ -186,7 +188,7 @@ class ReadSide(WriteSide):
             else:
                 reply = host.on_message(self, ctx, data)
                 if (
-                    type(reply) is bytes
+                    (type(reply) is bytes or type(reply) is str)
                     and self._pending is None
                     and not (self._busy or self._lost or self._write_shut)
                     and batch.length <= host.max_write_buffer_bytes

@@ -4,6 +4,8 @@ from gevpy.ring_buffer cimport RingBuffer
 from gevpy.write_batch cimport WriteBatch, as_bytes
 
 cdef class Protocol:
+    cdef object bytes_ctx
+    cdef object text_ctx
     cpdef object unpacket(self, object conn, RingBuffer buffer)
     cpdef object packet(self, object conn, object data)
     cpdef packet_into(self, object conn, object data, WriteBatch batch)

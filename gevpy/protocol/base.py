@@ -12,6 +12,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+try:
+    import cython
+except ImportError:
+    from gevpy import _cython_shim as cython
+
 from gevpy.errors import CodecError, ConfigError, FrameTooLarge, GevError
 from gevpy.write_batch import as_bytes
 
@@ -53,6 +58,9 @@ class Protocol:
     """
 
     max_frame_bytes = 65536
+
+    bytes_ctx: Any  # the ctx of data that `next_message` gives alone
+    text_ctx: Any
 
     def unpacket(self, conn: Any, buffer: RingBuffer) -> tuple[Any, Any] | None:
         """Take the next message out of ``buffer``.
@@ -171,7 +179,7 @@ class Protocol:
         return self.max_frame_bytes
 
     def next_message(self, conn: Any, buffer: RingBuffer) -> Any:
-        """Give what `decode` gives; or the data alone, where it is ``bytes`` and its ctx None.
+        """Give what `decode` gives; or the data alone, where it is bytes or text and has that type's own ctx.
 
         Making and dropping a pair is a tenth of a small message's cost. What a ready-made protocol gives here needs no
         check, as it is known to take at least a byte for each message.
@@ -201,6 +209,10 @@ class Protocol:
             msg = f"{type(self).__name__}.unpacket() gave a message and consumed nothing"
             raise CodecError(msg)
         return message if type(message) is tuple else tuple(message)  # a named tuple
+
+
+if not cython.compiled:  # there, the .pxd says so
+    Protocol.bytes_ctx = Protocol.text_ctx = None
 
 
 def require_size(name: str, value: object, least: int = 1) -> int:

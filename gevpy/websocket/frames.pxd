@@ -4,10 +4,13 @@ from gevpy.ring_buffer cimport RingBuffer
 from gevpy.write_batch cimport WriteBatch
 
 cdef bint LITTLE_ENDIAN
+cdef Py_ssize_t LEAST_MASKED
 
 @cython.locals(size=Py_ssize_t, masked=bytes)
 cpdef bytes mask(bytes data, bytes key)
 cpdef bytes take_payload(RingBuffer ring, Py_ssize_t header, Py_ssize_t size, unsigned long long key)
+@cython.locals(start=cython.p_uchar, key=cython.ulonglong, payload=bytes)
+cpdef bytes take_short(RingBuffer ring, Py_ssize_t size)
 @cython.locals(begin=Py_ssize_t, first=Py_ssize_t, payload=bytes, target=cython.p_uchar)
 cpdef bytes peek_payload(RingBuffer ring, Py_ssize_t offset, Py_ssize_t size, unsigned long long key)
 @cython.locals(begin=Py_ssize_t, start=cython.p_uchar)

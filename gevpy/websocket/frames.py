@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from gevpy.ring_buffer import RingBuffer
     from gevpy.write_batch import WriteBatch
 
-__all__ = ["Opcode", "append_frame", "frame", "mask", "peek_payload", "take_payload", "take_text", "turned"]
+__all__ = ["Opcode", "append_frame", "frame", "mask", "peek_payload", "take_payload", "take_short", "take_text", "turned"]
 
 LITTLE_ENDIAN = sys.byteorder == "little"
 
@@ -49,6 +49,7 @@ SHORT = 126  # a length that needs two more bytes says this
 LONG = 127  # and one that needs eight
 MAX_SHORT = 0xFFFF
 KEY_BYTES = 4
+LEAST_MASKED = 6  # bytes of the shortest header with a key
 MAX_CONTROL_BYTES = 125
 
 
@@ -94,6 +95,18 @@ def take_payload(ring: RingBuffer, header: int, size: int, key: int) -> bytes:
         return ring.take(header, size)
     payload = peek_payload(ring, header, size, key)
     ring._consume(header + size)
+    return payload
+
+
+def take_short(ring: RingBuffer, size: int) -> bytes:
+    """Take a masked frame with ``size`` bytes of payload, at most 125, that lies in one piece; compiled only."""
+    payload = b""
+    if cython.compiled:
+        start = ring._data + ring._head
+        key = start[2] | (start[3] << 8) | (start[4] << 16) | (cython.cast(cython.ulonglong, start[5]) << 24)
+        payload = PyBytes_FromStringAndSize(cython.NULL, size)  # filled in below
+        _xor(cython.cast(cython.p_uchar, PyBytes_AS_STRING(payload)), start + LEAST_MASKED, size, key)
+        ring._consume(LEAST_MASKED + size)
     return payload
 
 

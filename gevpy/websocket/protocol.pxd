@@ -20,6 +20,8 @@ cdef int SHORT
 @cython.locals(session=Session)
 cdef Session _session_of(object conn)
 
+cdef bytes _bytes_of(object data)
+
 cdef class WebSocketProtocol(Protocol):
     cdef readonly Py_ssize_t max_message_bytes
     cdef readonly Py_ssize_t max_frame_bytes
@@ -38,5 +40,5 @@ cdef class WebSocketProtocol(Protocol):
     cdef object _follow_up(self, object conn, Session session, RingBuffer buffer, object message)
     cpdef Py_ssize_t max_buffered_bytes(self) except -1
     cpdef object packet(self, object conn, object data)
-    @cython.locals(session=Session)
+    @cython.locals(session=Session, first=cython.int, payload=bytes, size=Py_ssize_t)
     cpdef packet_into(self, object conn, object data, WriteBatch batch)

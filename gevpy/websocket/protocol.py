@@ -141,6 +141,8 @@ class WebSocketProtocol(Protocol):
         ours = WebSocketProtocol
         self._is_plain = all(getattr(type(self), name) is getattr(ours, name) for name in ("unpacket", "packet"))
         self._masks = self.is_client
+        self.bytes_ctx = Opcode.BINARY
+        self.text_ctx = Opcode.TEXT
 
     # -- receiving ---------------------------------------------------------------------------------
 
@@ -151,7 +153,8 @@ class WebSocketProtocol(Protocol):
         session = _session_of(conn) if cython.compiled else conn.protocol_state
         if session is None or session.state != OPEN:
             return self._take(conn, buffer)
-        if not cython.compiled and (message := session.receive_short(buffer)) is not None:
+        message = session.receive_short(buffer)
+        if message is not None:
             return message
         message = session.receive(buffer)
         return self._follow_up(conn, session, buffer, message) if session.is_control or session.work else message
@@ -236,14 +239,14 @@ class WebSocketProtocol(Protocol):
         session = _session_of(conn) if cython.compiled else conn.protocol_state
         if not self._is_plain or self._masks or session is None or session.state == OPENING or session.codec:
             batch.append(self.packet(conn, data))
-        elif not cython.compiled and type(data) is bytes and len(data) < SHORT:
-            batch.append(b"%c%c%b" % (FIN_BINARY, len(data), data))  # without a compiler, calls are what costs
-        elif type(data) is str:
-            append_frame(batch, FIN_TEXT, data.encode())
-        elif type(data) is bytes:
-            append_frame(batch, FIN_BINARY, data)
         else:
-            append_frame(batch, FIN_BINARY, _bytes_of(data))
+            first = FIN_TEXT if type(data) is str else FIN_BINARY
+            payload = data.encode() if type(data) is str else data if type(data) is bytes else _bytes_of(data)
+            size = len(payload)
+            if size < SHORT:
+                batch.append_prefixed((first << 8) | size, 2, False, payload)  # noqa: FBT003 - internal, hot
+            else:
+                append_frame(batch, first, payload)
 
     def packet_shared(self, conn: Any, data: Any, made: dict[Any, bytes]) -> bytes:
         """Frame a message that goes to many: once for all that have no compression, once for all that have the same."""

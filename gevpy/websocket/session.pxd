@@ -1,7 +1,7 @@
 cimport cython
 
 from gevpy.ring_buffer cimport RingBuffer
-from gevpy.websocket.frames cimport peek_payload, take_payload, take_text, turned
+from gevpy.websocket.frames cimport peek_payload, take_payload, take_short, take_text, turned
 
 cdef int OPEN
 cdef int CONTROL
@@ -16,6 +16,7 @@ cdef int RSV1
 cdef int SHORT
 cdef int SHORT_HEADER
 cdef int LONG_HEADER
+cdef int SHORTEST_MASKED
 cdef unsigned long long LONGEST
 cdef long long WORK_PER_TURN
 
@@ -60,4 +61,6 @@ cdef class Session:
     cdef object _wait(self, RingBuffer ring)
     @cython.locals(new=Py_ssize_t)
     cdef object _look(self, object check, RingBuffer ring)
-    cdef str _take_text(self, RingBuffer ring)
+    @cython.locals(at=Py_ssize_t, have=Py_ssize_t, first=cython.int, size=Py_ssize_t, storage=cython.p_uchar)
+    cpdef object receive_short(self, RingBuffer ring)
+    cdef str _take_text(self, RingBuffer ring, Py_ssize_t header, Py_ssize_t size, unsigned long long key)

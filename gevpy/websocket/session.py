@@ -12,6 +12,11 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING, Any
 
+try:
+    import cython
+except ImportError:
+    from gevpy import _cython_shim as cython
+
 from gevpy.errors import FrameTooLarge, ProtocolError
 from gevpy.ticks import TURNS_PER_S
 from gevpy.websocket.assembly import Assembly, TextCheck
@@ -31,6 +36,7 @@ from gevpy.websocket.frames import (
     Opcode,
     peek_payload,
     take_payload,
+    take_short,
     take_text,
     turned,
 )
@@ -47,8 +53,8 @@ CONTROLS_AT_ONCE = 200  # and twice as many in a burst
 SHORT_HEADER = 4  # bytes of a frame's header, before the key
 LONG_HEADER = 10
 SHORTEST_MASKED = 6
+ONES = [int.from_bytes(b"\1\0\0\0" * words, "little") for words in range(33)]  # a key times this is as many keys
 LONGEST = 0x7FFF_FFFF_FFFF_FFFF
-REPEATS = MAX_CONTROL_BYTES // KEY_BYTES + 1  # of a key, for every short frame
 
 WORK_PER_TURN = 1024  # takes a few milliseconds: then other connections get their turn
 
@@ -200,7 +206,7 @@ class Session:
             if self._first == FIN_BINARY and self.state == OPEN:
                 return BINARY, take_payload(ring, self._header, self._size, self._key)
             if self._first == FIN_TEXT and self.state == OPEN:
-                return TEXT, self._take_text(ring)
+                return TEXT, self._take_text(ring, self._header, self._size, self._key)
             message = self._take_other(self._first, take_payload(ring, self._header, self._size, self._key))
             if message is not None or (self.work >= WORK_PER_TURN and self.state == OPEN):
                 return message
@@ -241,32 +247,46 @@ class Session:
         return True
 
     def receive_short(self, ring: RingBuffer) -> Any:
-        """Take the most common of frames, if that is next, with few calls: they are what costs without a compiler."""
-        storage, at = ring._storage, ring._head
-        have = min(ring._length, ring._capacity - at)
+        """Take the most common of frames, if that is next and lies in one piece: short, whole, masked, plain.
+
+        Returns:
+            Its data alone, which by its type tells the opcode; None if another frame, or no whole one, is next.
+
+        Raises:
+            InvalidText: text that is not UTF-8.
+        """
+        at = ring._head
+        have = ring._capacity - at
+        if ring._length < have:
+            have = ring._length
         if have < SHORTEST_MASKED or self.is_client or self.state != OPEN or self._assembly is not None:
             return None
+        storage = ring._data if cython.compiled else ring._storage
         first = storage[at]
         size = storage[at + 1] - MASKED
         if (first != FIN_BINARY and first != FIN_TEXT) or not 0 <= size < SHORT or have < SHORTEST_MASKED + size:  # noqa: PLR1714 - twice as fast
             return None
         if size > self._limit:
             return None
-        self.is_control = False
+        if cython.compiled:
+            if first == FIN_TEXT:
+                return self._take_text(ring, SHORTEST_MASKED, size, ring._uint(2, KEY_BYTES, True))  # noqa: FBT003 - internal
+            return take_short(ring, size)
         body = at + SHORTEST_MASKED
-        pattern = bytes(storage[at + 2 : body]) * REPEATS
-        masked = int.from_bytes(storage[body : body + size], "little") ^ int.from_bytes(pattern[:size], "little")
-        payload = masked.to_bytes(size, "little")
+        words = (size + 3) >> 2
+        pattern = int.from_bytes(storage[at + 2 : body], "little") * ONES[words]
+        masked = int.from_bytes(storage[body : body + 4 * words], "little") ^ pattern  # maybe some of the next frame, too
+        payload = masked.to_bytes(4 * words, "little")[:size]  # here, as without a compiler calls are what costs
         if first == FIN_BINARY:
             ring._consume(SHORTEST_MASKED + size)
-            return BINARY, payload
+            return payload
         self._check = None
         try:
             text = payload.decode()
         except UnicodeDecodeError as error:
             raise InvalidText("text is not UTF-8", offset=SHORTEST_MASKED + error.start) from error
         ring._consume(SHORTEST_MASKED + size)
-        return TEXT, text
+        return text
 
     def _check_beginning(self, first: int, size: int) -> None:
         """Check a frame's first byte, as soon as it is there."""
@@ -330,12 +350,12 @@ class Session:
             check.add(peek_payload(ring, self._header + check.seen, new, turned(self._key, check.seen)))
             check.seen += new
 
-    def _take_text(self, ring: RingBuffer) -> str:
+    def _take_text(self, ring: RingBuffer, header: int, size: int, key: int) -> str:
         self._check = None  # what it saw is looked at once more, all in one
         try:
-            return take_text(ring, self._header, self._size, self._key)
+            return take_text(ring, header, size, key)
         except UnicodeDecodeError as error:
-            raise InvalidText("text is not UTF-8", offset=self._header + error.start) from error
+            raise InvalidText("text is not UTF-8", offset=header + error.start) from error
 
     def _take_other(self, first: int, payload: bytes) -> Any:
         """Take a frame that is no whole plain message in an open session; give what it completes, or None."""
