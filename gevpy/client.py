@@ -353,8 +353,10 @@ def _is_normal(reason: CloseReason) -> bool:
 
 
 def _why_not_opened(target: Target, reason: CloseReason) -> Exception:
-    if isinstance(reason.error, HandshakeError):
-        return reason.error
-    error = HandshakeError(f"cannot connect to {target}: it ended during the opening handshake: {reason}")
+    if not isinstance(reason.error, HandshakeError):
+        error = HandshakeError(f"cannot connect to {target}: it ended during the opening handshake: {reason}")
+    else:
+        error = HandshakeError(f"cannot connect to {target}: {reason.error}")
+        error.status, error.headers = reason.error.status, reason.error.headers
     error.__cause__ = reason.error
     return error

@@ -32,6 +32,7 @@ __all__ = ["Connecting", "connect"]
 WEBSOCKET_OPTIONS = frozenset(
     {"headers", "subprotocols", "compression", "max_message_bytes", "ping_interval_s", "ping_timeout_s"}
 )
+PASSING = frozenset({None, 408, 425, 429, 500, 502, 503, 504})  # what failed without a status, or may soon be over
 CLIENT_LIMITS = Limits(slow_consumer="block")
 
 log = LimitedLog(logging.getLogger("gevpy.client"))
@@ -103,7 +104,7 @@ class Connecting:
                 return await self._open()
             except (OSError, HandshakeError) as error:
                 backoff.failed()
-                if backoff.exhausted:
+                if backoff.exhausted or getattr(error, "status", None) not in PASSING:
                     raise
                 wait_s = backoff.next_wait_s()
                 text = printable(getattr(error, "strerror", None) or error)
@@ -199,7 +200,9 @@ def connect(  # noqa: PLR0913 - flat where people reach for them, grouped where 
         websocket: for ``ws://`` and ``wss://``: ``headers`` (a table or pairs) and ``subprotocols`` (a list) of the
             opening request; ``compression`` (default False), ``max_message_bytes`` (1 MiB), ``ping_interval_s`` and
             ``ping_timeout_s`` (20 each), as `gevpy.websocket.WebSocketProtocol` has them.
-        attempts: for ``async for``: raise after so many failures to connect in a row. Default None: never.
+        attempts: for ``async for``: raise after so many failures to connect in a row. Default None: never. Without it,
+            too, a WebSocket server's refusal is raised at once, unless its status says that it may pass: 408, 425, 429,
+            500, 502, 503, 504.
 
     Returns:
         An object to be awaited, entered, or iterated. Nothing happens before.

@@ -182,6 +182,33 @@ async def test_handshakes_that_fail_are_failures_too() -> None:
         await soon(hanging_up)
 
 
+def answer(status: int) -> bytes:
+    """Write an HTTP answer that refuses."""
+    return f"HTTP/1.1 {status} No\r\nContent-Length: 0\r\nRetry-After: 5\r\n\r\n".encode()
+
+
+@pytest.mark.usefixtures("soon_again")
+@pytest.mark.parametrize(("statuses", "raised"), [([401], 401), ([503, 429, 403], 403), ([302], 302)])
+async def test_a_refusal_that_lasts_is_raised(statuses: list[int], raised: int) -> None:
+    """Who isn't let in needn't ask again; a server that is busy is asked once more. The error names the server."""
+    async with listening() as peers:
+
+        async def refuse() -> None:
+            for status in statuses:
+                peer = await peers.take()
+                await peer.recv()  # the request
+                await peer.send(answer(status))
+                peer.close()
+
+        refusing = asyncio.ensure_future(refuse())
+        url = peers.url.replace("tcp", "ws")
+        with pytest.raises(gevpy.HandshakeError, match=f"cannot connect to {url}/?: .*{raised}") as caught:
+            await first(connect(url))
+        assert caught.value.status == raised
+        assert caught.value.headers["retry-after"] == "5"
+        await soon(refusing)
+
+
 async def test_errors_of_the_body_are_its_own() -> None:
     """What the body raises isn't caught, nor a reason to connect again; and the client is closed."""
     kept: list[Any] = []

@@ -133,10 +133,13 @@ def require_fields(fields: FieldSource, *, reserved: Iterable[str] = ()) -> tupl
         reserved: names in lower case that are not the application's to give.
 
     Raises:
-        ConfigError: a name that is no token or is reserved; a value with a control character (CR and LF above all) or
-            one beyond Latin-1.
+        ConfigError: neither a mapping nor pairs; a name that is no token or is reserved; a value with a control
+            character (CR and LF above all) or one beyond Latin-1.
     """
-    pairs = fields.items() if isinstance(fields, Mapping) else fields
+    try:
+        pairs = [(name, value) for name, value in (fields.items() if isinstance(fields, Mapping) else fields)]
+    except (TypeError, ValueError):
+        raise ConfigError("header fields must be a mapping, or pairs of names and values") from None
     taken = frozenset(reserved)
     return tuple(_require_field(name, value, taken) for name, value in pairs)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -128,6 +129,13 @@ def test_bad_values_raise(value: str) -> None:
     with pytest.raises(ConfigError, match="X-Secret") as caught:
         require_fields({"X-Secret": value})
     assert "Set-Cookie" not in str(caught.value)
+
+
+@pytest.mark.parametrize("fields", [5, [5], "Accept", [("one",)], [("a", "b", "c")]])
+def test_no_fields_at_all(fields: Any) -> None:
+    """What is neither a mapping nor pairs is told apart from a bad name or value."""
+    with pytest.raises(ConfigError, match="pairs"):
+        require_fields(fields)
 
 
 def test_reserved_names_raise() -> None:
