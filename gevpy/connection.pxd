@@ -1,13 +1,11 @@
-from gevpy.read_side cimport ReadSide
+from gevpy.handler_side cimport HandlerSide
 
-cdef class ConnectionCore(ReadSide):
+cdef class ConnectionCore(HandlerSide):
     cdef public object context
     cdef readonly long long id
     cdef public object network
     cdef public long long close_tick
     cdef public long long protocol_tick
-    cdef object _reactor
-    cdef object _hook_tasks
     cdef object _local_addr
     cdef object _peer
     cdef object _values

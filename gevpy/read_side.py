@@ -177,10 +177,11 @@ class ReadSide(WriteSide):
                 continue
             stats.received_messages += 1
             self._step = ON_MESSAGE
+            data: Any = message
             if type(message) is bytes:
-                ctx, data = protocol.bytes_ctx, message
+                ctx = protocol.bytes_ctx
             elif type(message) is str:
-                ctx, data = protocol.text_ctx, message
+                ctx = protocol.text_ctx
             else:
                 ctx, data = message
             if self._inbox is not None or host.is_async:

@@ -34,7 +34,17 @@ if TYPE_CHECKING:
     from gevpy.ring_buffer import RingBuffer
     from gevpy.write_batch import WriteBatch
 
-__all__ = ["Opcode", "append_frame", "frame", "mask", "peek_payload", "take_payload", "take_short", "take_text", "turned"]
+__all__ = [
+    "Opcode",
+    "append_frame",
+    "frame",
+    "mask",
+    "peek_payload",
+    "take_payload",
+    "take_short",
+    "take_text",
+    "turned",
+]
 
 LITTLE_ENDIAN = sys.byteorder == "little"
 

@@ -64,3 +64,4 @@ cdef class Session:
     @cython.locals(at=Py_ssize_t, have=Py_ssize_t, first=cython.int, size=Py_ssize_t, storage=cython.p_uchar)
     cpdef object receive_short(self, RingBuffer ring)
     cdef str _take_text(self, RingBuffer ring, Py_ssize_t header, Py_ssize_t size, unsigned long long key)
+    cdef str _take_short_text(self, RingBuffer ring, Py_ssize_t size)

@@ -257,26 +257,24 @@ class Session:
         """
         at = ring._head
         have = ring._capacity - at
-        if ring._length < have:
+        if ring._length < have:  # noqa: PLR1730 - `min` is a call, and without a compiler calls are what costs
             have = ring._length
         if have < SHORTEST_MASKED or self.is_client or self.state != OPEN or self._assembly is not None:
             return None
         storage = ring._data if cython.compiled else ring._storage
         first = storage[at]
         size = storage[at + 1] - MASKED
-        if (first != FIN_BINARY and first != FIN_TEXT) or not 0 <= size < SHORT or have < SHORTEST_MASKED + size:  # noqa: PLR1714 - twice as fast
+        if first != FIN_BINARY and first != FIN_TEXT:  # noqa: PLR1714 - twice as fast
             return None
-        if size > self._limit:
+        if not 0 <= size < SHORT or have < SHORTEST_MASKED + size or size > self._limit:
             return None
         if cython.compiled:
-            if first == FIN_TEXT:
-                return self._take_text(ring, SHORTEST_MASKED, size, ring._uint(2, KEY_BYTES, True))  # noqa: FBT003 - internal
-            return take_short(ring, size)
+            return take_short(ring, size) if first == FIN_BINARY else self._take_short_text(ring, size)
         body = at + SHORTEST_MASKED
         words = (size + 3) >> 2
         pattern = int.from_bytes(storage[at + 2 : body], "little") * ONES[words]
-        masked = int.from_bytes(storage[body : body + 4 * words], "little") ^ pattern  # maybe some of the next frame, too
-        payload = masked.to_bytes(4 * words, "little")[:size]  # here, as without a compiler calls are what costs
+        masked = int.from_bytes(storage[body : body + 4 * words], "little") ^ pattern  # with what follows the frame
+        payload = masked.to_bytes(4 * words, "little")[:size]
         if first == FIN_BINARY:
             ring._consume(SHORTEST_MASKED + size)
             return payload
@@ -349,6 +347,9 @@ class Session:
         if new > 0:
             check.add(peek_payload(ring, self._header + check.seen, new, turned(self._key, check.seen)))
             check.seen += new
+
+    def _take_short_text(self, ring: RingBuffer, size: int) -> str:
+        return self._take_text(ring, SHORTEST_MASKED, size, ring._uint(2, KEY_BYTES, True))  # noqa: FBT003 - as above
 
     def _take_text(self, ring: RingBuffer, header: int, size: int, key: int) -> str:
         self._check = None  # what it saw is looked at once more, all in one
