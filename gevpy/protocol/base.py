@@ -216,13 +216,13 @@ if not cython.compiled:  # there, the .pxd says so
 
 
 def require_size(name: str, value: object, least: int = 1) -> int:
-    """Give ``value`` back if it is a number of bytes that a protocol can count with.
+    """Give ``value`` back if it is a number, mostly of bytes, that a protocol can count with.
 
     Raises:
         ConfigError: it isn't a whole number of at least ``least`` and at most 2**48.
     """
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= MOST_BYTES:
-        msg = f"{name} must be a whole number of bytes, {least} to 2**48, not {value!r}"
+        msg = f"{name} must be a whole number, {least} to 2**48, not {value!r}"
         raise ConfigError(msg)
     return value
 

@@ -26,6 +26,7 @@ cdef class WebSocketProtocol(Protocol):
     cdef readonly Py_ssize_t max_message_bytes
     cdef readonly Py_ssize_t max_frame_bytes
     cdef readonly long long inflate_bytes_per_s
+    cdef readonly long long max_controls_per_s
     cdef readonly object pings
     cdef readonly object gate
     cdef object _routes

@@ -78,6 +78,8 @@ class WebSocketProtocol(Protocol):
         ping_timeout_s: a ping unanswered for so long closes with code 1011. Default 20; None: never. The time stands
             while we don't read, or output waits.
         inflate_bytes_per_s: what one connection may have inflated; beyond it isn't read for a while. Default 8 MiB.
+        max_controls_per_s: how many pings and pongs a peer may send, twice as many in a burst; more close with code
+            1008. Default 100.
         max_line_bytes: the bound on the request line, and on each header field. Default 8192.
         max_fields: the bound on the number of header fields. Default 100.
         max_head_bytes: the bound on all of the request. Default 32 KiB.
@@ -112,6 +114,7 @@ class WebSocketProtocol(Protocol):
         ping_interval_s: float | None = 20.0,
         ping_timeout_s: float | None = 20.0,
         inflate_bytes_per_s: int = 8 << 20,
+        max_controls_per_s: int = 100,
         max_line_bytes: int = 8192,
         max_fields: int = 100,
         max_head_bytes: int = 32768,
@@ -120,6 +123,7 @@ class WebSocketProtocol(Protocol):
         self.max_message_bytes = require_size("max_message_bytes", max_message_bytes)
         self.max_frame_bytes = self.max_message_bytes
         self.inflate_bytes_per_s = require_size("inflate_bytes_per_s", inflate_bytes_per_s)
+        self.max_controls_per_s = require_size("max_controls_per_s", max_controls_per_s)
         for name, value in (("compression", compression), ("require_origin", require_origin)):
             if not isinstance(value, bool):
                 msg = f"{name} must be True or False, not {value!r}"
@@ -191,7 +195,7 @@ class WebSocketProtocol(Protocol):
             self.pings.end(session, ConnectionClosed(reason))  # no pong comes any more
             conn.end_with(CloseKind.PEER_CLOSED)
             return
-        session.count_control(conn.reactor.tick)
+        session.count_control(conn.reactor.tick, self.max_controls_per_s)
         if opcode is Opcode.PONG:
             self.pings.take_pong(session, payload)
         elif conn.is_sending:

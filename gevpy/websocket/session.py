@@ -47,8 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Event", "Session", "State"]
 
-CONTROLS_PER_TICK = 5  # 100 control frames a second,
-CONTROLS_AT_ONCE = 200  # and twice as many in a burst
+BURST_S = 2  # a burst of control frames may be as many as come in this time
 
 SHORT_HEADER = 4  # bytes of a frame's header, before the key
 LONG_HEADER = 10
@@ -175,7 +174,7 @@ class Session:
         self._assembly: Assembly | None = None
         self._check: TextCheck | None = None  # of an unfragmented text whose frame has come in part
         self._first = self._header = self._size = self._key = 0  # of the frame that begins the ring
-        self._controls = CONTROLS_AT_ONCE
+        self._controls = 0
         self._control_tick = 0
 
     def step(self, event: Event) -> None:
@@ -401,14 +400,14 @@ class Session:
             self.close_code = code
         self.step(Event.CLOSE_RECEIVED)
 
-    def count_control(self, now: int) -> None:
-        """Count a control frame at tick ``now``, 50 ms each: 100 a second may come, 200 in a burst.
+    def count_control(self, now: int, per_s: int) -> None:
+        """Count a control frame at tick ``now``: ``per_s`` a second may come, and twice as many in a burst.
 
         Raises:
             PolicyViolation: more have come.
         """
-        earned = (now - self._control_tick) * CONTROLS_PER_TICK
+        forgiven = min(now - self._control_tick, BURST_S * TURNS_PER_S) * per_s
         self._control_tick = now
-        self._controls = min(CONTROLS_AT_ONCE, self._controls + earned) - 1
-        if self._controls < 0:
-            raise PolicyViolation("control frames per second", limit=CONTROLS_PER_TICK * TURNS_PER_S)
+        self._controls = max(0, self._controls - forgiven) + TURNS_PER_S  # in parts of a frame: none is given away
+        if self._controls > BURST_S * per_s * TURNS_PER_S:
+            raise PolicyViolation("control frames per second", limit=per_s)

@@ -762,6 +762,7 @@ def test_the_check_of_protocols() -> None:
         ("max_message_bytes", True),
         ("max_message_bytes", 2**60),
         ("inflate_bytes_per_s", 0),
+        ("max_controls_per_s", 0),
         ("max_line_bytes", -1),
         ("max_fields", "100"),
         ("max_head_bytes", None),
@@ -798,6 +799,7 @@ def test_the_defaults() -> None:
     assert protocol.max_message_bytes == 1 << 20
     assert protocol.max_frame_bytes == 1 << 20
     assert protocol.inflate_bytes_per_s == 8 << 20
+    assert protocol.max_controls_per_s == 100
     assert (protocol.pings.interval_s, protocol.pings.timeout_s) == (20, 20)
     assert tuple(protocol.gate.limits) == (8192, 100, 32768)
     assert protocol.max_buffered_bytes() > 1 << 20

@@ -407,6 +407,14 @@ def test_the_peers_faults(stream: bytes, code: int, kind: CloseKind, error: type
     assert len(conn.received) == 1
 
 
+def test_a_rate_of_control_frames_of_our_own() -> None:
+    """E10: ``max_controls_per_s``, and twice as many in a burst."""
+    conn = upgrade(Talker(), WebSocketProtocol(max_controls_per_s=3))
+    assert [frame.first for frame in replies(conn, ping() * 6)] == [0x8A] * 6
+    (end,) = (frame for frame in replies(conn, ping()) if frame.first == CLOSE)
+    assert struct.unpack("!H", end.payload[:2]) == (1008,)
+
+
 def test_a_compressed_message_that_is_too_long() -> None:
     """E9: 1009 for what is inflated beyond the limit, 1002 for what can't be inflated."""
     protocol = WebSocketProtocol(compression=True, max_message_bytes=1000)

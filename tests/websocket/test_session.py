@@ -14,12 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gevpy import FrameTooLarge, ProtocolError, RingBuffer
+from gevpy.ticks import TURNS_PER_S
 from gevpy.websocket import Opcode
 from gevpy.websocket.codes import InvalidText, PolicyViolation, is_close_code
 from gevpy.websocket.deflate import Codec, DeflateParameters
 from gevpy.websocket.session import (
-    CONTROLS_AT_ONCE,
-    CONTROLS_PER_TICK,
     TRANSITIONS,
     Event,
     Session,
@@ -33,6 +32,8 @@ if TYPE_CHECKING:
 
 LIMIT = 1000
 WORK_PER_TURN = 1024
+PER_S = 100  # control frames
+PER_TICK = 5
 CODEC = Codec(DeflateParameters(12, 15), level=6, mem_level=5)
 NOISE = random.Random(1833).randbytes(70_000)
 MORE = 0  # first byte's bits of a fragment that isn't the last
@@ -758,20 +759,20 @@ def test_dripping_bytes_take_linear_time(frame: bytes) -> None:
 def test_a_burst_of_control_frames() -> None:
     """E12: 200 at once, and not one more."""
     session = opened()
-    for _ in range(CONTROLS_AT_ONCE):
-        session.count_control(1000)
+    for _ in range(2 * PER_S):
+        session.count_control(1000, PER_S)
     with pytest.raises(PolicyViolation) as caught:
-        session.count_control(1000)
-    assert caught.value.limit == 100
+        session.count_control(1000, PER_S)
+    assert caught.value.limit == PER_S
 
 
 def test_a_steady_rate_of_control_frames() -> None:
     """E12: 100 a second go on for ever; 120 a second end soon."""
     session = opened()
     for tick in range(1000, 3000):
-        count(session, tick, CONTROLS_PER_TICK)
+        count(session, tick, PER_TICK)
     for tick in range(3000, 3190):
-        count(session, tick, CONTROLS_PER_TICK + 1)
+        count(session, tick, PER_TICK + 1)
     with pytest.raises(PolicyViolation):
         count(session, 3190, 20)
 
@@ -779,28 +780,39 @@ def test_a_steady_rate_of_control_frames() -> None:
 def count(session: Session, tick: int, frames: int) -> None:
     """Count so many control frames of one tick."""
     for _ in range(frames):
-        session.count_control(tick)
+        session.count_control(tick, PER_S)
 
 
 def test_a_burst_is_earned_again() -> None:
     """E12: after 2 s of silence there is as much as at first, and never more."""
     session = opened()
     for now in (100, 140, 100_000):
-        for _ in range(CONTROLS_AT_ONCE):
-            session.count_control(now)
+        for _ in range(2 * PER_S):
+            session.count_control(now, PER_S)
     with pytest.raises(PolicyViolation):
-        session.count_control(100_000)
+        session.count_control(100_000, PER_S)
 
 
 def test_one_tick_earns_five() -> None:
     """E12: no fraction is given away."""
     session = opened()
-    for _ in range(CONTROLS_AT_ONCE):
-        session.count_control(50)
-    for _ in range(CONTROLS_PER_TICK):
-        session.count_control(51)
+    for _ in range(2 * PER_S):
+        session.count_control(50, PER_S)
+    for _ in range(PER_TICK):
+        session.count_control(51, PER_S)
     with pytest.raises(PolicyViolation):
-        session.count_control(51)
+        session.count_control(51, PER_S)
+
+
+def test_a_rate_below_one_in_a_tick() -> None:
+    """E12: parts of a frame are earned, too; with 1 a second, 2 may come at once, and a third 1 s later."""
+    session = opened()
+    session.count_control(0, 1)
+    session.count_control(0, 1)
+    session.count_control(TURNS_PER_S, 1)
+    with pytest.raises(PolicyViolation) as caught:
+        session.count_control(2 * TURNS_PER_S - 1, 1)
+    assert caught.value.limit == 1
 
 
 # -- what it is made of ----------------------------------------------------------------------------
