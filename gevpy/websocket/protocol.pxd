@@ -17,6 +17,8 @@ cdef int CLOSE_RECEIVED
 cdef int RSV1
 cdef int SHORT
 
+cdef object _seen_type
+
 @cython.locals(session=Session)
 cdef Session _session_of(object conn)
 

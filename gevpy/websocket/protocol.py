@@ -51,6 +51,8 @@ LEAST_DEFLATED = 64  # bytes; shorter messages hardly become shorter
 PATIENT = frozenset({"reload", "recycle", "remove"})
 ANSWERED = frozenset({CloseKind.CLOSED_LOCALLY, CloseKind.IDLE})  # ends for which the peer's farewell is waited for
 
+_seen_type: type | None = None  # a type of connections that `_session_of` knows to be a `ReadSide`
+
 
 class WebSocketProtocol(Protocol):
     """Serves WebSocket: the same handler that echoes raw TCP echoes messages.
@@ -419,10 +421,13 @@ class WebSocketProtocol(Protocol):
 
 def _session_of(conn: Any) -> Session | None:
     """Give the session of a connection without an attribute look-up; the compiled build's only."""
+    global _seen_type  # noqa: PLW0603 - an inline cache: a type's ancestors are looked through once, not for each message
     session: Session | None
-    if cython.compiled and isinstance(conn, ReadSide):
+    if cython.compiled and type(conn) is _seen_type:
         session = cython.cast(ReadSide, conn).protocol_state
     else:
+        if cython.compiled and isinstance(conn, ReadSide):
+            _seen_type = type(conn)
         session = conn.protocol_state
     return session
 
