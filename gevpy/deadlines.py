@@ -13,7 +13,7 @@ from gevpy.errors import FrameTimeout, WriteBufferFull
 from gevpy.kernel_queues import unacknowledged_bytes, was_reset
 
 if TYPE_CHECKING:
-    from gevpy.connection import ConnectionCore
+    from gevpy.lifecycle import Lifecycle
     from gevpy.reactor import Reactor
 
 __all__ = ["check_deadlines"]
@@ -21,7 +21,7 @@ __all__ = ["check_deadlines"]
 LOOK_TICKS = 10  # how often output that waits is looked at: it has no event for every byte that leaves
 
 
-def check_deadlines(conn: ConnectionCore, reactor: Reactor, now: int) -> None:
+def check_deadlines(conn: Lifecycle, reactor: Reactor, now: int) -> None:
     """Act on the first thing that is overdue at tick ``now``, and have the rest looked at in time."""
     if conn.is_held and was_reset(conn.fileno()):
         conn._abort_with(CloseKind.PEER_RESET, ConnectionResetError("the peer has reset the connection"))
@@ -45,14 +45,14 @@ def check_deadlines(conn: ConnectionCore, reactor: Reactor, now: int) -> None:
         _rearm(conn, reactor, now)
 
 
-def _why_not_closed(conn: ConnectionCore) -> Exception:
+def _why_not_closed(conn: Lifecycle) -> Exception:
     if conn._expects_farewell and not conn.write_buffer_length:
         return TimeoutError("the peer did not answer the close in time")
     return WriteBufferFull("output not flushed in time", actual=conn.write_buffer_length)
 
 
-def _stalled(conn: ConnectionCore, reactor: Reactor, now: int) -> bool:
-    if conn._tls and conn.tls is None:
+def _stalled(conn: Lifecycle, reactor: Reactor, now: int) -> bool:
+    if conn._tls and conn._transport.get_extra_info("ssl_object") is None:
         conn._stall_tick = now  # we hold output back for the handshake, which has a limit of its own
         return False
     sent = conn._handed - conn._transport.get_write_buffer_size() - unacknowledged_bytes(conn.fileno())
@@ -62,7 +62,7 @@ def _stalled(conn: ConnectionCore, reactor: Reactor, now: int) -> bool:
     return now >= conn._stall_tick + reactor.stall_ticks
 
 
-def _evict(conn: ConnectionCore, now: int) -> None:
+def _evict(conn: Lifecycle, now: int) -> None:
     if conn._inbox is not None:
         conn.active_tick = now  # our own handler is at work: that is not idle
     elif conn._busy:
@@ -71,7 +71,7 @@ def _evict(conn: ConnectionCore, now: int) -> None:
         conn.begin_close(CloseKind.IDLE)
 
 
-def _rearm(conn: ConnectionCore, reactor: Reactor, now: int) -> None:
+def _rearm(conn: Lifecycle, reactor: Reactor, now: int) -> None:
     due = []
     if conn._closing and conn.close_tick >= 0:
         due.append(conn.close_tick)

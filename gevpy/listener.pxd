@@ -1,4 +1,3 @@
-from gevpy.connection cimport ConnectionCore
 from gevpy.reactor cimport Reactor
 
 cdef class Door:

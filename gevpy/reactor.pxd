@@ -1,5 +1,5 @@
 from gevpy.admission cimport Admission
-from gevpy.connection cimport ConnectionCore
+from gevpy.lifecycle cimport Lifecycle
 from gevpy.host cimport Host
 
 cdef class Reactor(Host):
@@ -35,7 +35,7 @@ cdef class Reactor(Host):
     cdef object _foreign_lock
 
     cpdef expect(self)
-    cpdef opened(self, ConnectionCore conn)
-    cpdef lost(self, ConnectionCore conn)
-    cpdef finish(self, ConnectionCore conn)
+    cpdef opened(self, Lifecycle conn)
+    cpdef lost(self, Lifecycle conn)
+    cpdef finish(self, Lifecycle conn)
     cdef _finished(self)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from gevpy.admission import Admission
-    from gevpy.connection import ConnectionCore
+    from gevpy.lifecycle import Lifecycle
     from gevpy.options import ServeOptions
     from gevpy.worker import Worker
 
@@ -103,8 +103,8 @@ class Reactor(Host):
         self.options = options
         self.admission = admission
         self.next_id = itertools.count(1).__next__
-        self.connections: dict[ConnectionCore, None] = {}  # in the order in which they came
-        self.topics: Topics[ConnectionCore] = Topics()
+        self.connections: dict[Lifecycle, None] = {}  # in the order in which they came
+        self.topics: Topics[Lifecycle] = Topics()
         self.timers = TimerGroup(loop, self._timer_failed)
         self.log = LimitedLog(logger)
         self._apply(options)
@@ -124,7 +124,7 @@ class Reactor(Host):
         self.tls = None if options.ssl is None else LiveContext(options.ssl)
         self.proxies = None if options.trusted_proxies is None else TrustedProxies(options.trusted_proxies)
         self.pending: dict[Any, Callable[[], object]] = {}
-        self._foreign: deque[tuple[ConnectionCore, Any, Any, int]] = deque()
+        self._foreign: deque[tuple[Lifecycle, Any, Any, int]] = deque()
         self._foreign_lock = Lock()
 
     def _apply(self, options: ServeOptions) -> None:
@@ -192,7 +192,7 @@ class Reactor(Host):
         """Count a connection that was accepted and whose transport is being made."""
         self._unfinished += 1
 
-    def turned_away(self, conn: ConnectionCore) -> None:
+    def turned_away(self, conn: Lifecycle) -> None:
         """Let go of a connection that was expected and never opened."""
         self.pending.pop(conn, None)
         self.admission.leave(conn.network)
@@ -200,11 +200,11 @@ class Reactor(Host):
             self.stats.count_rejected(RejectReason.HANDSHAKE_FAILED)
         self._finished()
 
-    def opening(self, conn: ConnectionCore) -> None:
+    def opening(self, conn: Lifecycle) -> None:
         """Wait for a connection whose protocol has an opening handshake; a drain ends it."""
         self.pending[conn] = partial(conn.begin_close, CloseKind.DRAINED)
 
-    def opened(self, conn: ConnectionCore) -> None:
+    def opened(self, conn: Lifecycle) -> None:
         """Take in a connection that can carry messages."""
         self.pending.pop(conn, None)
         self.connections[conn] = None
@@ -214,7 +214,7 @@ class Reactor(Host):
         if self.leaving:
             self.loop.call_soon(conn.announce_drain, self.leaving)
 
-    def lost(self, conn: ConnectionCore) -> None:
+    def lost(self, conn: Lifecycle) -> None:
         """Let go of a connection whose transport is gone; the counters move before ``on_close``."""
         self.connections.pop(conn, None)
         self.topics.leave(conn)
@@ -228,7 +228,7 @@ class Reactor(Host):
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("closed %s", printable(repr(conn)))
 
-    def finish(self, conn: ConnectionCore) -> None:
+    def finish(self, conn: Lifecycle) -> None:
         """Tell the handler that a connection closed: the last call for it."""
         hook = self.hooks.get("on_close")
         if hook is None:
@@ -245,7 +245,7 @@ class Reactor(Host):
         else:
             self._finished()
 
-    async def _await_close(self, conn: ConnectionCore, awaitable: Any) -> None:
+    async def _await_close(self, conn: Lifecycle, awaitable: Any) -> None:
         try:
             await awaitable
         except Exception as error:  # noqa: BLE001 - whatever the application raised is its own
@@ -331,7 +331,7 @@ class Reactor(Host):
 
     # -- failures ----------------------------------------------------------------------------------
 
-    def report(self, conn: ConnectionCore, where: str, error: BaseException, *, expected: bool = False) -> None:
+    def report(self, conn: Lifecycle, where: str, error: BaseException, *, expected: bool = False) -> None:
         """Log what went wrong on a connection, at most one line per class and five seconds.
 
         Args:
@@ -361,7 +361,7 @@ class Reactor(Host):
         if not self.loop.is_closed():
             self.loop.call_soon_threadsafe(callback)
 
-    def send_from_thread(self, conn: ConnectionCore, data: Any, on_written: Any) -> None:
+    def send_from_thread(self, conn: Lifecycle, data: Any, on_written: Any) -> None:
         """Queue a send of another thread; it is packed and sent on the loop.
 
         Raises:
@@ -382,7 +382,7 @@ class Reactor(Host):
         if full:
             self._refuse_foreign(conn, data, on_written, queued)
 
-    def _refuse_foreign(self, conn: ConnectionCore, data: Any, on_written: Any, queued: int) -> None:
+    def _refuse_foreign(self, conn: Lifecycle, data: Any, on_written: Any, queued: int) -> None:
         error = WriteBufferFull("output queue full", limit=self.max_write_buffer_bytes, actual=queued)
         if self.slow_consumer == "block":
             raise error
@@ -408,9 +408,7 @@ class Reactor(Host):
                 self.report(conn, "packet", error)
                 self._drop_foreign(conn, data, on_written, error, DropReason.PACKET_FAILED)
 
-    def _drop_foreign(
-        self, conn: ConnectionCore, data: Any, on_written: Any, error: Exception, reason: DropReason
-    ) -> None:
+    def _drop_foreign(self, conn: Lifecycle, data: Any, on_written: Any, error: Exception, reason: DropReason) -> None:
         self.stats.count_dropped(reason)
         if on_written is not None:
             conn._tell_written(on_written, data, error)
