@@ -16,8 +16,9 @@ BENCH_ARGS ?=
 GUARD_ARGS ?=
 FUZZ_S ?= 600
 
-# Two processes for what only computes and waits; what takes times comes after it, and has the machine to itself.
-SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder -m 'not alone'
+# Three processes for what only computes and waits, more than CI has cores, for many tests do wait; what takes times comes
+# after it, and has the machine to itself.
+SIDE_BY_SIDE := -n 3 --dist loadfile --no-loadscope-reorder -m 'not alone'
 
 export GEVPY_BUILD
 export PIP_DISABLE_PIP_VERSION_CHECK = 1

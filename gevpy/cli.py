@@ -51,10 +51,18 @@ EXIT_CANNOT = 2
 EXIT_NO_WORKER = 3  # not one worker could start
 EXIT_INTERRUPTED = 128 + 2  # what a shell reports for a program that SIGINT ended
 
+
+def _websocket() -> Protocol:
+    from gevpy.websocket import WebSocketProtocol  # noqa: PLC0415 - its libraries take 35 ms to load, for it alone
+
+    return WebSocketProtocol()
+
+
 PROTOCOLS: dict[str, Callable[[], Protocol]] = {
     "raw": RawProtocol,
     "line": LineProtocol,
     "length-prefixed": LengthPrefixedProtocol,
+    "websocket": _websocket,
 }
 FIXED = re.compile(r"fixed:(\d{1,9})")
 
@@ -148,7 +156,7 @@ def command(context: click.Context) -> None:
     default="raw",
     show_default=True,
     metavar="NAME",
-    help="raw, line, length-prefixed, fixed:N (N bytes each), or MODULE:PROTOCOL.",
+    help="raw, line, length-prefixed, fixed:N (N bytes each), websocket, or MODULE:PROTOCOL.",
 )
 @click.option("--loop", type=click.Choice(["uvloop", "asyncio"]), help="Event loop; default: uvloop if it is there.")
 @click.option(

@@ -22,7 +22,8 @@ class Handler:
     For one connection the order is ``on_connect``, then ``on_message`` any number of times, then ``on_close`` exactly
     once, also where ``on_connect`` raised. An exception that leaves a method ends that one connection, with reason
     ``HANDLER_ERROR``, a log record and a metric; the others go on. One that leaves ``on_start`` ends the start; one
-    that leaves ``on_close`` or ``on_stop`` is logged.
+    that leaves ``on_close`` or ``on_stop`` is logged. The log points out a method of yours whose name is almost one
+    of these.
 
     Example:
         >>> import gevpy

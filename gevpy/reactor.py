@@ -16,6 +16,7 @@ import logging
 import math
 import random
 from collections import deque
+from difflib import get_close_matches
 from functools import partial
 from threading import Lock
 from time import monotonic
@@ -415,7 +416,7 @@ class Reactor(Host):
 
 
 def check_handler(handler: Any) -> None:
-    """Check that ``handler`` can be served.
+    """Check that ``handler`` can be served, and warn of methods whose names are almost those of hooks.
 
     Raises:
         ConfigError: it is a class, or has no ``on_message``.
@@ -427,3 +428,7 @@ def check_handler(handler: Any) -> None:
     if not callable(method) or getattr(type(handler), "on_message", None) is Handler.on_message:
         msg = f"{type(handler).__name__} has no on_message(self, conn, ctx, data) method"
         raise ConfigError(msg)
+    for name in dir(type(handler)):
+        meant = get_close_matches(name, HOOKS, n=1, cutoff=0.8) if name.startswith("on_") else []
+        if meant and name not in HOOKS and callable(getattr(handler, name)):
+            logger.warning("%s.%s is never called; was %s meant?", type(handler).__name__, name, meant[0])

@@ -141,6 +141,7 @@ def test_run_passes_its_options_on(tmp_path: Path) -> None:
         ("line", b"abc\r\n", b"abc\n"),
         ("length-prefixed", b"\0\0\0\1x", b"\0\0\0\1x"),
         ("fixed:2", b"abc", b"ab"),
+        ("websocket", b"GET / HTTP/1.1\r\nHost: app\r\n\r\n", b"HTTP/1.1 426 Upgrade Required\r\n"),
         ("app:Backwards", b"abc", b"cba"),
         ("app:Backwards()", b"abc", None),
     ],
@@ -154,7 +155,7 @@ def test_run_knows_protocols_by_name(tmp_path: Path, name: str, sent: bytes, rec
             return
         with connect(int(program.expect(r" on 127\.0\.0\.1:(\d+)")[1])) as sock:
             sock.sendall(sent)
-            assert sock.recv(100) == received
+            assert sock.recv(len(received)) == received
             assert program.stop() == 0
 
 
@@ -287,7 +288,7 @@ def test_a_broken_module_is_one_line(
         (["--idle-timeout", "-5"], "--idle-timeout must be"),
         (["--idle-timeout", "nan"], "--idle-timeout must be"),
         (["--idle-timeout", "inf"], "--idle-timeout must be"),
-        (["--protocol", "smoke"], "--protocol must be raw, line, length-prefixed, fixed:N or MODULE:PROTOCOL"),
+        (["--protocol", "smoke"], "--protocol must be raw, line, length-prefixed, websocket, fixed:N or"),
         (["--protocol", "fixed:0"], "--protocol fixed:0: length must be"),
         (["--protocol", "fixed:two"], "no module 'fixed'"),
         (["--protocol", "app:Echo"], "--protocol app:Echo is no protocol"),
