@@ -30,10 +30,10 @@ from gevpy.build import build_info
 from gevpy.doctor import doctor_command
 from gevpy.errors import BindError, ConfigError, GevError, WorkerError
 from gevpy.event_loop import run
+from gevpy.hooks import check_handler
 from gevpy.options import MAX_PORT, Limits, Timeouts, require_seconds
 from gevpy.placement import PLACEMENTS
 from gevpy.protocol import FixedLengthProtocol, LengthPrefixedProtocol, LineProtocol, Protocol, RawProtocol
-from gevpy.reactor import check_handler
 from gevpy.reloading import run_reloading
 from gevpy.serving import Serving, serve
 from gevpy.systemd import passed_sockets

@@ -17,9 +17,9 @@ from types import CodeType, MethodType
 from typing import TYPE_CHECKING, Any
 
 from gevpy.blocked import OTHER, Blocked
+from gevpy.hooks import HOOKS
 from gevpy.log_limit import printable
 from gevpy.protocol.base import Protocol
-from gevpy.reactor import HOOKS
 from gevpy.timers import Timer, _running
 
 if TYPE_CHECKING:

@@ -16,7 +16,6 @@ import logging
 import math
 import random
 from collections import deque
-from difflib import get_close_matches
 from functools import partial
 from threading import Lock
 from time import monotonic
@@ -25,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 from gevpy.addresses import format_address
 from gevpy.closing import CloseKind
 from gevpy.concurrent_inbox import ConcurrentInbox
-from gevpy.errors import ConfigError, ConnectionClosed, WriteBufferFull
-from gevpy.handler import Handler
+from gevpy.errors import ConnectionClosed, WriteBufferFull
+from gevpy.hooks import hooks_of
 from gevpy.host import FAILURES, Host
 from gevpy.log_limit import LimitedLog, printable
 from gevpy.proxy_gate import TrustedProxies
@@ -40,29 +39,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from gevpy.admission import Admission
+    from gevpy.handler import Handler
     from gevpy.lifecycle import Lifecycle
     from gevpy.options import ServeOptions
     from gevpy.worker import Worker
 
 __all__ = ["Reactor", "ticks_for"]
 
-HOOKS = ("on_start", "on_stop", "on_request", "on_connect", "on_close", "on_writable", "on_drain")
 LOGGED_KINDS = (CloseKind.SLOW_CONSUMER, CloseKind.WRITE_STALL, CloseKind.PING_TIMEOUT)  # no error was reported
 GOODBYES_S = 5.0  # over which the goodbyes of a patient drain are spread
 NEVER_S = 1e9
 ABORT_WAIT_S = 1.0  # for handlers that were cancelled to end
 
 logger = logging.getLogger("gevpy.connection")
-
-
-def _hooks_of(handler: Any) -> dict[str, Callable[..., Any]]:
-    """Give the methods that the application really wrote, so that the others cost nothing."""
-    hooks = {}
-    for name in HOOKS:
-        method = getattr(handler, name, None)
-        if callable(method) and getattr(type(handler), name, None) is not getattr(Handler, name):
-            hooks[name] = method
-    return hooks
 
 
 class Reactor(Host):
@@ -100,7 +89,7 @@ class Reactor(Host):
         handler = options.protocol.handler_for(handler)
         super().__init__(loop, options.protocol, handler.on_message)
         self.is_async = inspect.iscoroutinefunction(handler.on_message)
-        self.hooks = _hooks_of(handler)
+        self.hooks = hooks_of(handler)
         self.options = options
         self.admission = admission
         self.next_id = itertools.count(1).__next__
@@ -413,22 +402,3 @@ class Reactor(Host):
         self.stats.count_dropped(reason)
         if on_written is not None:
             conn._tell_written(on_written, data, error)
-
-
-def check_handler(handler: Any) -> None:
-    """Check that ``handler`` can be served, and warn of methods whose names are almost those of hooks.
-
-    Raises:
-        ConfigError: it is a class, or has no ``on_message``.
-    """
-    if isinstance(handler, type):
-        msg = f"serve() takes a handler object: {handler.__name__}(), not the class {handler.__name__}"
-        raise ConfigError(msg)
-    method = getattr(handler, "on_message", None)
-    if not callable(method) or getattr(type(handler), "on_message", None) is Handler.on_message:
-        msg = f"{type(handler).__name__} has no on_message(self, conn, ctx, data) method"
-        raise ConfigError(msg)
-    for name in dir(type(handler)):
-        meant = get_close_matches(name, HOOKS, n=1, cutoff=0.8) if name.startswith("on_") else []
-        if meant and name not in HOOKS and callable(getattr(handler, name)):
-            logger.warning("%s.%s is never called; was %s meant?", type(handler).__name__, name, meant[0])

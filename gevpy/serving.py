@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from gevpy.application import check_travels
 from gevpy.errors import ConfigError
+from gevpy.hooks import check_handler
 from gevpy.options import IdleRefresh, Limits, Ordering, ServeOptions, Timeouts, Watermarks
 from gevpy.placement import Placement, check_placement
 from gevpy.protocol.base import Protocol
 from gevpy.protocol.raw import RawProtocol
 from gevpy.proxy_gate import TrustedProxies
-from gevpy.reactor import check_handler
 from gevpy.server import Server
 from gevpy.tls import server_context
 

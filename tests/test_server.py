@@ -722,24 +722,6 @@ async def test_an_asynchronous_handler_may_await_the_stop() -> None:
         assert await client.read_to_end() == b"stopping"
 
 
-async def test_a_misspelt_hook_is_pointed_out(caplog: pytest.LogCaptureFixture) -> None:
-    """Once, when it is served; what has a name of its own is the application's business."""
-
-    class Misspelt(gevpy.Handler):
-        on_conection = "no method"
-
-        def on_message(self, conn: gevpy.Connection, ctx: Any, data: Any) -> None: ...
-
-        def on_conect(self, conn: gevpy.Connection) -> None: ...
-
-        def on_move(self) -> None: ...
-
-    async with gevpy.serve(Misspelt(), port=0):
-        pass
-    (warning,) = (record for record in caplog.records if record.levelname == "WARNING")
-    assert warning.getMessage() == "Misspelt.on_conect is never called; was on_connect meant?"
-
-
 @pytest.mark.parametrize("options", [{"path": ""}, {"path": "a\0b"}, {"sockets": 5}, {"sockets": ()}])
 async def test_a_place_that_cannot_be_is_refused(options: dict[str, Any]) -> None:
     """As a ConfigError, not as whatever the system makes of it."""

@@ -15,9 +15,10 @@ from gevpy.addresses import client_network
 from gevpy.admission import DEFAULT_CONNECTIONS, Admission
 from gevpy.connection import Connection
 from gevpy.errors import ConfigError
+from gevpy.hooks import check_handler
 from gevpy.options import ServeOptions
 from gevpy.protocol import RawProtocol
-from gevpy.reactor import Reactor, check_handler
+from gevpy.reactor import Reactor
 from gevpy.testing.manual_loop import ManualLoop
 from gevpy.testing.memory_transport import MemoryTransport
 from gevpy.worker import Worker

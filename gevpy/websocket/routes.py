@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from gevpy.errors import ConfigError
 from gevpy.handler import Handler
+from gevpy.hooks import check_handler
 
 if TYPE_CHECKING:
     from gevpy.closing import CloseReason
@@ -60,8 +61,10 @@ class Routes:
 def _check(path: object, handler: object) -> None:
     if not isinstance(path, str) or not path.startswith("/") or "*" in path.removesuffix(REST):
         raise ConfigError(f'a route must be a path such as "/chat" or "/feed/*", not {path!r}')
-    if isinstance(handler, type) or not callable(getattr(handler, "on_message", None)):
-        raise ConfigError(f"the route {path} must lead to a handler object, not {handler!r:.80}")
+    try:
+        check_handler(handler)
+    except ConfigError as error:
+        raise ConfigError(f"the route {path} leads to no handler: {error}") from None
 
 
 class RoutedHandler(Handler):
