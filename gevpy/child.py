@@ -45,6 +45,7 @@ class Child:
     Attributes:
         slot: its number.
         ready: whether it has said so.
+        hung_up: whether it hears nothing any more: it is about to be gone.
         leaving: it was told to drain.
         snapshot: what it last said it had counted.
         turned_s: when its loop last turned, by the monotonic clock, which all processes share.
@@ -74,6 +75,7 @@ class Child:
         self._on_message = on_message
         self._on_exit = on_exit
         self.ready = False
+        self.hung_up = False
         self.leaving = False
         self.blocked = False
         self.failure = ""
@@ -232,6 +234,7 @@ class Child:
         self._on_message(self, message, payload)
 
     def _channel_ended(self, error: Exception | None) -> None:
+        self.hung_up = True
         if error is None or self.leaving:
             return
         text = f"its control channel failed: {error}"

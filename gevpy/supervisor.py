@@ -332,7 +332,8 @@ class Supervisor:
     def deliver(self, message: Deliver, payload: bytes, but: Child | None = None) -> None:
         """Have the payload sent by every worker but one."""
         for child in self.children:
-            if child is not but and child.ready and not child.send(message, payload):
+            hears = child is not but and child.ready and not child.hung_up
+            if hears and not child.send(message, payload):
                 self.log.log(("full", child.slot), logging.WARNING, f"{child!r} doesn't read: a message was dropped")
 
     async def _count(self, asker: Child, message: Count) -> None:

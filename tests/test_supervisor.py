@@ -658,6 +658,15 @@ def test_one_that_does_not_read_is_told_of_once(grove: Grove, caplog: pytest.Log
     assert len([record for record in caplog.records if "doesn't read" in record.getMessage()]) == 1
 
 
+def test_one_that_exits_is_told_nothing(grove: Grove, caplog: pytest.LogCaptureFixture) -> None:
+    """It has no connections any more, so nothing is lost, and nothing is said of it."""
+    first, second = grove.start()
+    second.hang_up()
+    grove.call(grove.supervisor.deliver, Deliver(None, is_text=False), b"x")
+    assert first.told(Deliver)
+    assert not [record for record in caplog.records if "doesn't read" in record.getMessage()]
+
+
 def test_subscribers_are_counted_on_all_others(grove: Grove) -> None:
     """Each is asked; the sum goes to who asked, under its own ticket."""
     first, second = grove.start()

@@ -105,6 +105,11 @@ class Sapling(Child):
         """Say how many connections are open."""
         self.say(Open(connections, gone))
 
+    def hang_up(self) -> None:
+        """End the channel, as a worker does that exits."""
+        self.deaf = True
+        self._channel_ended(None)
+
     def die(self, code: int = -SIGKILL) -> None:
         """Be gone."""
         self._reaped = True
