@@ -1,4 +1,4 @@
-"""gevpy: a fast, non-blocking TCP server framework for asyncio.
+"""gevpy: a fast, non-blocking TCP and WebSocket server framework for asyncio.
 
 Example:
     >>> import gevpy
