@@ -140,7 +140,7 @@ def _idle_timeout(_context: click.Context, _option: click.Parameter, text: str) 
 )
 @click.pass_context
 def command(context: click.Context) -> None:
-    """A fast, non-blocking TCP server framework for asyncio."""
+    """A fast, non-blocking TCP and WebSocket server framework for asyncio."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 
