@@ -21,7 +21,7 @@ if os.environ.get("GEVPY_PURE_PYTHON") == "1":
 
     _pure.install()
 
-from gevpy.build import BuildInfo, build_info
+from gevpy.build import VERSION, BuildInfo, build_info
 from gevpy.client import Client
 from gevpy.closing import CloseKind, CloseReason
 from gevpy.connecting import connect
@@ -109,6 +109,8 @@ __all__ = [
     "run",
     "serve",
 ]
+
+__version__ = VERSION
 
 ON_FIRST_USE = frozenset({"protobuf", "testing", "websocket"})
 

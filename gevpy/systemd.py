@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 from contextlib import suppress
+
+from gevpy.errors import ConfigError
 
 __all__ = ["forget", "notify", "passed_sockets", "watchdog_interval_s"]
 
@@ -24,6 +27,9 @@ def passed_sockets() -> list[socket.socket]:
     Returns:
         The sockets of ``LISTEN_FDS``, if ``LISTEN_PID`` is this process.
 
+    Raises:
+        ConfigError: ``LISTEN_FDS`` counts a descriptor that is closed or is no socket; none is taken then.
+
     Source: sd_listen_fds(3).
 
     Example:
@@ -37,8 +43,19 @@ def passed_sockets() -> list[socket.socket]:
         return []
     descriptors = range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + int(count))
     for fd in descriptors:
+        _require_socket(fd, count)
+    for fd in descriptors:
         os.set_inheritable(fd, False)  # noqa: FBT003 - its own argument
     return [socket.socket(fileno=fd) for fd in descriptors]
+
+
+def _require_socket(fd: int, count: str) -> None:
+    try:
+        is_socket = stat.S_ISSOCK(os.fstat(fd).st_mode)
+    except OSError:
+        is_socket = False
+    if not is_socket:
+        raise ConfigError(f"LISTEN_FDS is {count}, but descriptor {fd} is no open socket")
 
 
 def forget() -> None:

@@ -44,6 +44,11 @@ def test_every_module_imports_first(name: str) -> None:
     in_a_fresh_process(f"import {name}")
 
 
+def test_the_version_is_where_one_looks_for_it() -> None:
+    """``gevpy.__version__`` is that of the build."""
+    assert gevpy.__version__ == gevpy.build_info().version
+
+
 def test_importing_gevpy_loads_no_lazy_dependency() -> None:
     """``import gevpy`` leaves alone what is loaded on first use."""
     loaded = in_a_fresh_process(f"import sys, gevpy; print([name for name in {LAZY} if name in sys.modules])")

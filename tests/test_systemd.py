@@ -7,14 +7,14 @@ import os
 import socket
 from typing import TYPE_CHECKING
 
+import pytest
+
 import gevpy
 from gevpy import systemd
 from tests.serving import soon
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
 
 def test_without_systemd_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,6 +53,27 @@ def test_sockets_are_taken_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
         finally:
             for sock in taken:
                 sock.close()
+
+
+@pytest.mark.parametrize("second", ["closed", "a pipe"])
+def test_a_count_beyond_the_sockets_is_refused(monkeypatch: pytest.MonkeyPatch, second: str) -> None:
+    """What is passed must be sockets, every one; the first isn't taken if the second is none."""
+    base = 200
+    reader, writer = os.pipe()
+    with socket.socket() as first:
+        os.dup2(first.fileno(), base)
+        if second == "a pipe":
+            os.dup2(reader, base + 1)
+        monkeypatch.setattr(systemd, "FIRST_DESCRIPTOR", base)
+        monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+        monkeypatch.setenv("LISTEN_FDS", "2")
+        with pytest.raises(gevpy.ConfigError, match="LISTEN_FDS is 2, but descriptor 201 is no open socket"):
+            systemd.passed_sockets()
+        assert os.get_inheritable(base)
+    for fd in (reader, writer, base):
+        os.close(fd)
+    if second == "a pipe":
+        os.close(base + 1)
 
 
 async def test_a_server_tells_of_its_life(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
