@@ -222,6 +222,19 @@ class WriteSide:
         else:
             self._queue_last(frame)
 
+    def send_ahead(self, frame: bytes) -> None:
+        """Send what may overtake waiting messages: it leaves as soon as it can, and no policy ever drops it."""
+        if self._lost or self._write_shut:
+            return
+        if self._corked and not self._busy and self._pending is None:
+            self._host.batch.append(frame)
+            return
+        if not self._busy:
+            self._hand_over()  # may make it busy
+        self._write(frame, len(frame))
+        if self._busy:
+            self._note_congestion()
+
     def send_shared(self, data: Any, made: dict[Any, bytes]) -> None:
         """Send one message that goes to many; ``made`` keeps frames that serve several. Raises as `send` does."""
         if not self._connected or self._write_shut:
@@ -330,10 +343,12 @@ class WriteSide:
             self._host.loop.call_soon(self._tell_written, callback, data, full)
 
     def _spill(self) -> None:
-        """Move what was gathered to the queue, so that what comes next keeps its place behind it."""
+        """Move what was gathered to the queue, so that what comes next keeps its place behind it.
+
+        It becomes one frame, the queue's first, which no policy drops: before one acts, the first is handed over.
+        """
         out = self._host.batch.take()
-        for piece in out if isinstance(out, list) else (out,):
-            self._queue_frame(piece)
+        self._queue_frame(b"".join(out) if isinstance(out, list) else out)
 
     def _queued(self) -> int:
         queued = self._pending_bytes + self._foreign_bytes

@@ -62,7 +62,7 @@ SOCIABLE = (
 )
 SOLITARY = ("test_worker_floods", "test_worker_hangs")  # but these take times, too
 
-# Nothing of what these are about is compiled: the compiled build's turn is enough, and the whole suite stays quick.
+# Nothing of what these are about is compiled: the first turn is enough, and the whole suite stays quick.
 ONCE = (
     "test_acceptor",
     "test_child",
@@ -115,12 +115,12 @@ def wants_to_be_alone(item: pytest.Item) -> bool:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what wants to be alone, and skip what one build's turn is enough for."""
-    is_pure = not gevpy.build_info().compiled
+    """Mark what wants to be alone, and skip what the first of both turns, which takes what is built, is enough for."""
+    is_second_turn = os.environ.get("GEVPY_PURE_PYTHON") == "1"
     for item in items:
         if wants_to_be_alone(item):
             item.add_marker(pytest.mark.alone)
-        if is_pure and any(fnmatch(item.path.stem, pattern) for pattern in ONCE):
+        if is_second_turn and any(fnmatch(item.path.stem, pattern) for pattern in ONCE):
             item.add_marker(pytest.mark.skip(reason="nothing of this is compiled: once is enough"))
 
 

@@ -10,6 +10,7 @@ import pytest
 
 import gevpy
 from gevpy import CloseKind, Limits, Timeouts, Watermarks
+from gevpy.testing import EmbeddedConnection
 from tests.serving import (
     DRAIN_S,
     MORE_THAN_THE_KERNEL_TAKES,
@@ -413,6 +414,25 @@ async def test_a_dropped_message_does_not_make_an_earlier_one_written() -> None:
         assert written.told == []
         await client.read(300_000)
         await until(lambda: written.told)
+
+
+def test_what_one_read_gathered_is_dropped_one_message_at_a_time_or_not_at_all() -> None:
+    """Sends without ``on_written`` were gathered before those with it: each that is lost is counted as one."""
+
+    def answer(conn: gevpy.Connection, ctx: object, data: object) -> None:
+        for _ in range(4):
+            conn.send(bytes(200_000))
+        for _ in range(20):
+            conn.send(bytes(100_000), on_written=lambda data, error: told.append(error))
+
+    told: list[BaseException | None] = []
+    limits = Limits(max_write_buffer_bytes=1_000_000, slow_consumer="drop_oldest")
+    conn = EmbeddedConnection(recording(on_message=answer), limits=limits)
+    conn.stall()
+    conn.feed(b"x")
+    lost = drops(conn.connection)["drop_oldest"]
+    assert lost == sum(isinstance(error, gevpy.WriteBufferFull) for error in told)
+    assert len(conn.resume()) == 4 * 200_000 + (20 - lost) * 100_000
 
 
 async def test_policy_block_refuses_a_send_beyond_the_limit() -> None:

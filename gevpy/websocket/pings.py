@@ -88,7 +88,7 @@ class Pings:
             if session.pings is None:
                 session.pings = {}
             session.pings[payload] = perf_counter(), waiter
-        conn.send_frame(frame(FIN_PING, payload))
+        conn.send_ahead(frame(FIN_PING, payload))
         return payload
 
     async def ask(self, conn: Any, session: Session, frame: Callable[[int, bytes], bytes]) -> float:

@@ -47,6 +47,7 @@ CLOSE_RECEIVED = int(State.CLOSE_RECEIVED)
 
 WORK_PER_TURN = 1024  # of `Session.work`
 MOST_WORK_CLOSING = 16 * WORK_PER_TURN  # frames that are dropped while the peer's close frame is waited for
+OWED_TICKS = ticks_for(5)  # a pong waits so long for output to leave: peers give up after ten seconds or twenty
 LEAST_DEFLATED = 64  # bytes; shorter messages hardly become shorter
 PATIENT = frozenset({"reload", "recycle", "remove"})
 ANSWERED = frozenset({CloseKind.CLOSED_LOCALLY, CloseKind.IDLE})  # ends for which the peer's farewell is waited for
@@ -201,10 +202,12 @@ class WebSocketProtocol(Protocol):
         if opcode is Opcode.PONG:
             self.pings.take_pong(session, payload)
         elif conn.is_sending:
-            session.owed = payload  # the latest is answered when all has left that waits
+            if session.owed is None:
+                session.owed_tick = conn.reactor.tick + OWED_TICKS
+            session.owed = payload  # the latest is answered when all has left that waits, or it waits too long
             conn.wake_protocol(conn.reactor.tick + 1)
         else:
-            conn.send_frame(self._frame(FIN_PONG, payload))
+            conn.send_ahead(self._frame(FIN_PONG, payload))
 
     def _charge(self, conn: Any, session: Session) -> None:
         """Give the turn away after much work; rest when more was inflated than the time that passed allows."""
@@ -337,8 +340,8 @@ class WebSocketProtocol(Protocol):
         if session.state == OPENING:
             conn.begin_close(CloseKind.HANDSHAKE_FAILED, HandshakeError("the opening handshake took too long"))
         elif session.state == OPEN:
-            if session.owed is not None and not conn.is_sending:
-                conn.send_frame(self._frame(FIN_PONG, session.owed))
+            if session.owed is not None and (now >= session.owed_tick or not conn.is_sending):
+                conn.send_ahead(self._frame(FIN_PONG, session.owed))
                 session.owed = None
             self.pings.due(conn, session, now, self._frame)
             conn.wake_protocol(self.pings.next_tick(session) if session.owed is None else now + 1)

@@ -36,6 +36,7 @@ cdef class Session:
     cdef public long long ping_tick
     cdef public long long pong_tick
     cdef public object owed
+    cdef public long long owed_tick
     cdef public long long work
     cdef public long long inflated
     cdef public long long inflated_tick

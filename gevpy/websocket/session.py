@@ -113,6 +113,7 @@ class Session:
         words: the code and text that our own close is to have, if somebody chose them.
         ping_tick, pong_tick: when the next ping, and the answer to the last, are due; -1 for neither.
         owed: the payload of a ping whose pong waits until output has left, or None.
+        owed_tick: when that pong goes ahead of what still waits.
         pings: by payload, when a ping was sent and who waits for its pong.
 
     Args:
@@ -140,6 +141,7 @@ class Session:
         "is_control",
         "opening",
         "owed",
+        "owed_tick",
         "ping_tick",
         "pings",
         "pong_tick",
@@ -167,6 +169,7 @@ class Session:
         self.ping_tick = -1
         self.pong_tick = -1
         self.owed: bytes | None = None
+        self.owed_tick = 0
         self.work = 0
         self.inflated = 0
         self.inflated_tick = 0

@@ -33,7 +33,7 @@ class NotingConnection:
         self.reactor = self
         self.loop = ManualLoop()
 
-    def send_frame(self, data: bytes) -> None:
+    def send_ahead(self, data: bytes) -> None:
         (seen,) = parse(data)
         assert seen.first == 0x89
         self.sent.append(seen.payload)

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gevpy import CloseKind, ConnectionClosed, GevError, Timeouts, Watermarks
+from gevpy import CloseKind, ConnectionClosed, GevError, Limits, Timeouts, Watermarks
 from gevpy.testing import EmbeddedConnection
 from gevpy.websocket import WebSocketProtocol
 from gevpy.websocket.deflate import Codec, DeflateParameters
+from tests.serving import drops
 from tests.websocket.heads import opening
 from tests.websocket.talking import DEFLATE, Talker, answer_of, connect, reason_of, replies, talking, upgrade
 from tests.websocket.wire import Seen, close, parse, ping, pong, text, wire
@@ -353,6 +354,45 @@ def test_pongs_are_not_piled_up_for_a_peer_that_does_not_read() -> None:
     sent = conn.resume() + conn.advance(0.2)
     assert parse(sent) == [Seen(BINARY, bytes(1000)), Seen(PONG, b"99")]
     assert replies(conn, ping(b"again")) == [Seen(PONG, b"again")]
+
+
+def test_a_pong_goes_ahead_of_output_that_does_not_end() -> None:
+    """A peer that reads too slowly for what is sent would give us up: its ping is answered within 5 s all the same."""
+    conn = upgrade(None, SILENT, timeouts=Timeouts(write_stall_s=None))
+    conn.stall()
+    conn.connection.send(b"first")
+    conn.advance(0.1)
+    conn.connection.send(b"second")
+    conn.feed(ping(b"1"))
+    conn.advance(4.0)
+    conn.feed(ping(b"2"))
+    conn.advance(1.3)
+    assert parse(conn.resume()) == [Seen(BINARY, b"first"), Seen(PONG, b"2"), Seen(BINARY, b"second")]
+    assert conn.advance(10) == b""
+
+
+def test_dropping_the_oldest_drops_no_ping() -> None:
+    """The policy is for messages: a slow peer that is alive gets each ping, and is not ended for want of a pong."""
+    limits = Limits(max_write_buffer_bytes=1000, slow_consumer="drop_oldest")
+    conn = upgrade(None, WebSocketProtocol(ping_interval_s=1, ping_timeout_s=3), limits=limits)
+    conn.stall()
+    conn.connection.send(bytes(300))
+    conn.advance(0.1)
+    for _ in range(9):
+        conn.connection.send(bytes(300))
+    conn.advance(1.3)
+    for _ in range(10):
+        conn.connection.send(bytes(300))
+    seen = parse(conn.resume() + conn.advance(0.1))
+    pings = [frame.payload for frame in seen if frame.first == PING]
+    assert len(pings) == 1
+    dropped = drops(conn.connection)["drop_oldest"]
+    assert dropped
+    assert len(seen) - len(pings) + dropped == 20
+    assert conn.feed(pong(pings[0])) == b""
+    for _ in range(10):
+        conn.feed(b"".join(pong(frame.payload) for frame in parse(conn.advance(1.0)) if frame.first == PING))
+    assert conn.connected
 
 
 def test_a_pong_that_is_owed_keeps_no_connection() -> None:
